@@ -1,0 +1,143 @@
+"""What `make` does before anything else: .venv with the pinned wheels, and Horovod built against the torch in it.
+
+Only the standard library: this runs before there is anything else. A second call sees that nothing changed and returns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "ringzero.json"
+LOG = VENV / "setup.log"
+OLDEST = (3, 11)
+INPUTS = ("pyproject.toml", "constraints.txt", ".ci/setup.py", "backends/build/*.py")
+PIP = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-c", "constraints.txt"]
+LAST_LINES = 12  # of the log, shown when a step fails
+
+
+class SetupError(RuntimeError):
+    """The set-up can't go on; the message says what to type."""
+
+
+def key() -> str:
+    """Digest of all that decides what the environment holds, the folder and the Python included."""
+    digest = hashlib.sha256(f"{ROOT} {sys.version}".encode())
+    for pattern in INPUTS:
+        for file in sorted(ROOT.glob(pattern)):
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def stamp() -> dict[str, str | None]:
+    """What the last complete set-up left; empty where there was none, or its Python is gone."""
+    return json.loads(STAMP.read_text()) if STAMP.exists() and PYTHON.exists() else {}
+
+
+def run(what: str, *command: str) -> None:
+    """One step on one line: what it does, then its seconds. Its output goes to the log.
+
+    Raises SetupError with the end of the log.
+    """
+    print(f"{what} ...", end=" ", flush=True)
+    began = time.monotonic()
+    with LOG.open("a") as log:
+        print(f"\n$ {' '.join(command)}", file=log, flush=True)
+        done = subprocess.run(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False
+        )
+    print(f"{time.monotonic() - began:.1f} s", flush=True)
+    if done.returncode:
+        lines = [line for line in LOG.read_text(errors="replace").splitlines() if not line.startswith("WARNING")]
+        raise SetupError("\n    ".join([f"this step failed; the end of {LOG}:", *lines[-LAST_LINES:]]))
+
+
+def quiet(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        check=False,
+    )
+
+
+def make_venv() -> None:
+    """An empty environment with pip in it, also where Debian's python3 came without python3-venv."""
+    print(f"1/5 .venv: Python {sys.version.split()[0]} from {sys.executable} ...", end=" ", flush=True)
+    began = time.monotonic()
+    shutil.rmtree(VENV, ignore_errors=True)
+    made = quiet(sys.executable, "-m", "venv", str(VENV))
+    if made.returncode:  # no ensurepip: a pip from elsewhere can put a pip there
+        bare = quiet(sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV))
+        if bare.returncode or quiet(sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "pip").returncode:
+            raise SetupError(
+                f"{sys.executable} can make no virtual environment with pip in it:\n{made.stdout}\n"
+                "type: make setup PYTHON=/path/to/a/python3 of pyenv, uv or conda: these are complete\n"
+                "(or, as root: apt-get install python3-venv)"
+            )
+    print(f"{time.monotonic() - began:.1f} s", flush=True)
+
+
+def build_horovod() -> str | None:
+    """Build and install Horovod; its steps print themselves. Returns its version, None where it can't be built."""
+    print("5/5 Horovod, compiled against this torch; the wheel is kept for the next time", flush=True)
+    command = [str(PYTHON), "-m", "backends.build"]
+    if subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode:
+        print("  Horovod is left out; the other engines go on without it.", flush=True)
+        return None
+    return quiet(str(PYTHON), "-c", "import importlib.metadata as m; print(m.version('horovod'))").stdout.strip()
+
+
+def set_up(*, horovod_again: bool) -> str | None:
+    """Bring .venv up to date with the files in INPUTS. Returns Horovod's version, None without it.
+
+    Raises SetupError.
+    """
+    if sys.version_info[:2] < OLDEST:
+        raise SetupError(
+            f"python3 is {sys.version.split()[0]}; the pinned wheels need {'.'.join(map(str, OLDEST))} or newer\n"
+            "type: make setup PYTHON=python3.11   (or the path of a newer one)"
+        )
+    last, now = stamp(), key()
+    if last.get("key") == now and not horovod_again:
+        built = last["horovod"]
+        print(f"set-up {now} is current; Horovod {built or 'is not built: make horovod says why'}", flush=True)
+        return built
+    if last.get("key") != now:
+        STAMP.unlink(missing_ok=True)
+        if last.get("python") != sys.version or last.get("root") != str(ROOT):
+            make_venv()
+        run("2/5 pip and setuptools", *PIP, "--upgrade", "pip", "setuptools", "wheel")
+        run("3/5 torch, which others are built against", *PIP, "torch", "numpy", "ninja", "packaging")
+        run("4/5 all other wheels: engines, Open MPI, models, tools", *PIP, "--no-build-isolation", "-e", ".[all]")
+    built = build_horovod()
+    STAMP.write_text(json.dumps({"key": now, "python": sys.version, "root": str(ROOT), "horovod": built}))
+    return built
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--horovod", action="store_true", help="try Horovod again; fail without it")
+    asked = parser.parse_args()
+    os.environ.pop("PYTHONPATH", None)  # a package from elsewhere must not stand in for a pinned one
+    began = time.monotonic()
+    try:
+        built = set_up(horovod_again=asked.horovod)
+    except SetupError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    if time.monotonic() - began > 5:
+        print(f"set-up done in {time.monotonic() - began:.0f} s", flush=True)
+    return 1 if asked.horovod and built is None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

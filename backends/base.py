@@ -1,0 +1,197 @@
+"""The contract of an engine: what every adapter in this folder promises, and what replicas of a whole model share."""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from backends.world import World
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class BackendError(RuntimeError):
+    """An engine can't do what was asked; the message says what to change."""
+
+
+class BackendUnavailable(BackendError):
+    """The engine is not installed, or not built for this machine; the message says what to type."""
+
+
+class SettingNotApplied(BackendError):
+    """The engine runs with another value than the one it was given, so its numbers would answer another question."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """What an engine is told. `accumulation` micro-batches of `micro_batch` samples make this rank's share of a step."""
+
+    accumulation: int
+    micro_batch: int
+    clip_norm: float = 0.0  # global L2 norm of the mean gradient; 0 is off
+    bucket_mb: float = 25.0  # MiB of gradients exchanged at once
+    zero_stage: int = 2
+    offload_optimizer: bool = False
+    transport: str = "auto"  # ring only: mpi, torch
+    device: str = "cpu"
+    timeout_s: float = 120.0  # a collective that lasts longer is an error
+
+    @property
+    def bucket_bytes(self) -> int:
+        return int(self.bucket_mb * 2**20)
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What an optimizer step did. `grad_norm`: global L2 norm before clipping, None where the engine was not asked for it."""
+
+    skipped: bool
+    grad_norm: float | None
+
+
+class Backend(ABC):
+    """One engine in one process.
+
+    After `step()`, `full_state()` is what a single process would hold had it taken the mean loss over all ranks'
+    micro-batches together. Order of calls: `setup`, then per step `accumulation` times (`forward`, `backward`) and one
+    `step`; `setup` may be called again with another model. `gather`, `full_state`, `save` and `load` are collective.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, world: World, config: EngineConfig) -> None:
+        """Join the other ranks. Raises BackendUnavailable before anything is started."""
+        self.world = world
+        self.config = config
+        self.device = torch.device(f"cuda:{world.local_rank}" if config.device == "cuda" else config.device)
+        self.steps = 0  # optimizer steps taken since setup; part of what is saved: the position in the data
+        self.optimizer: Optimizer | None = None
+
+    def setup(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:
+        """Take ownership of both together; all ranks start from rank 0's weights.
+
+        Raises SettingNotApplied if the engine reads back another setting than it was given, BackendError if the ranks'
+        weights differ afterwards.
+        """
+        self.steps = 0
+        self.model = model.to(self.device)
+        self._own(make_optimizer)
+        asked, applied = self.asked(), self.applied()
+        wrong = {key: (value, applied.get(key)) for key, value in asked.items() if applied.get(key) != value}
+        if wrong or not asked:
+            listed = "; ".join(f"{key}: asked {a!r}, is {b!r}" for key, (a, b) in wrong.items()) or "nothing to compare"
+            raise SettingNotApplied(f"{self.name} did not take its settings ({listed}); its numbers would not be comparable")
+        self._check_equal_start()
+
+    @abstractmethod
+    def _own(self, make_optimizer: MakeOptimizer) -> None:
+        """Make rank 0's weights everyone's, wrap `self.model`, build the optimizer over what is trained."""
+
+    @abstractmethod
+    def asked(self) -> dict[str, Any]:
+        """Every setting that changes the mathematics or the traffic, as given to the engine (JSON values)."""
+
+    @abstractmethod
+    def applied(self) -> dict[str, Any]:
+        """The same settings, read back from the live engine."""
+
+    @abstractmethod
+    def forward(self, batch: Mapping[str, Tensor], *, sync: bool) -> Any:
+        """Losses of one micro-batch. `sync`: gradients are exchanged after this one (the last of the step)."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate gradients of a loss already divided by the accumulation count; may start communication."""
+        loss.backward()
+
+    @abstractmethod
+    def step(self) -> StepInfo:
+        """Finish communication, clip, update, clear the gradients."""
+
+    @abstractmethod
+    def gather(self, value: Any) -> list[Any]:
+        """A small picklable value from each rank, in rank order; also the barrier."""
+
+    @abstractmethod
+    def full_state(self, *, frozen: bool = False) -> dict[str, Tensor]:
+        """Whole trained parameters (with `frozen`, all) on the CPU by name, whatever the sharding."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Write weights, optimizer, RNG and position: `load` then goes on bit for bit."""
+
+    @abstractmethod
+    def load(self, directory: Path) -> None:
+        """Take up what `save` wrote with the same model, engine and rank count, after `setup`."""
+
+    @abstractmethod
+    def holdings(self) -> dict[str, list[Tensor]]:
+        """This rank's live tensors by category: parameters, gradients, optimizer, buffers (communication included)."""
+
+    def sent_bytes(self) -> int | None:
+        """Bytes that this rank has sent since it joined, counted where the engine sends; None where it does not tell."""
+        return None
+
+    def release(self) -> None:
+        """Let go of model and optimizer, and of what was hooked into them; the ranks stay joined."""
+        self.model = nn.Module()
+        self.optimizer = None
+
+    def close(self) -> None:  # noqa: B027 - a default that does nothing is meant
+        """Leave the other ranks."""
+
+    def _check_equal_start(self) -> None:
+        digests = self.gather(fingerprint(self.full_state()))
+        if any(digest != digests[0] for digest in digests):
+            raise BackendError(f"{self.name}: the ranks do not start from equal weights: {digests}")
+
+
+def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """(name, parameter) of what the optimizer may change, in the model's order."""
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> tuple[float, float]:
+    """Two float64 sums over all values, one weighted by position: equal for equal states, cheap to exchange."""
+    plain = weighted = 0.0
+    for index, value in enumerate(state.values(), 1):
+        flat = value.detach().double().flatten()
+        plain += flat.sum().item()
+        weighted += index * (flat * torch.linspace(1, 2, flat.numel(), dtype=torch.float64)).sum().item()
+    return plain, weighted
+
+
+def optimizer_tensors(optimizer: Optimizer) -> list[Tensor]:
+    """Every tensor in an optimizer's state."""
+    return [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+
+
+def rng_state() -> dict[str, Any]:
+    """The generators that a training step may draw from: torch's (CPU and this process's GPUs) and Python's."""
+    version, internal, gauss = random.getstate()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "python": [version, list(internal), gauss]}
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Undo `rng_state`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path to write to that becomes `path` only when all was written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    yield partial
+    partial.replace(path)

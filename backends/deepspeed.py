@@ -1,0 +1,234 @@
+"""DeepSpeed ZeRO 0 to 3 (Rajbhandari et al. 2020, arXiv 1910.02054): optimizer state, gradients, parameters sharded in turn.
+
+The engine owns everything, so everything is told to it: its defaults clip at 1.0, divide by the accumulation count, keep
+parameters below 1e5 elements whole and synchronise for its own timers.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from backends.base import (
+    BackendError,
+    BackendUnavailable,
+    EngineConfig,
+    MakeOptimizer,
+    StepInfo,
+    optimizer_tensors,
+    rng_state,
+    set_rng_state,
+    trained,
+    written_whole,
+)
+from backends.group import TorchGroup, broadcast_from_first
+from backends.world import World
+
+TAG = "ringzero"
+
+
+class DeepSpeed(TorchGroup):
+    """Stage, buckets and offload come from the config; the engine's own JSON is generated and kept in the record."""
+
+    name: ClassVar[str] = "deepspeed"
+    divides_by_accumulation = False  # the loop has divided already
+
+    def __init__(self, world: World, config: EngineConfig) -> None:
+        if find_spec("deepspeed") is None:
+            raise BackendUnavailable("DeepSpeed is not installed; type: pip install -c constraints.txt -e '.[deepspeed]'")
+        if config.device == "cpu":
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        super().__init__(world, config)
+        import deepspeed  # after the check; it takes seconds
+
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        # Its shared-memory collective serves inference only, yet would be compiled here at each first use.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(dist_backend="nccl" if config.device == "cuda" else "gloo", verbose=False)
+        self.deepspeed = deepspeed
+
+    def native_config(self) -> dict[str, Any]:
+        """DeepSpeed's JSON, every setting that changes mathematics or traffic written out; sizes are in elements."""
+        config, world = self.config, self.world
+        values = sum(p.numel() for _, p in trained(self.model))
+        bucket = max(1, min(config.bucket_bytes // 4, values))  # it allocates the whole bucket, however small the model
+        zero: dict[str, Any] = {"stage": config.zero_stage}
+        if config.zero_stage:
+            zero |= {
+                "overlap_comm": True,
+                "contiguous_gradients": True,
+                "reduce_scatter": True,
+                "reduce_bucket_size": bucket,
+                "allgather_partitions": True,
+                "allgather_bucket_size": bucket + bucket % 2,
+                "round_robin_gradients": False,
+                "ignore_unused_parameters": True,
+            }
+        if config.zero_stage in (1, 2):
+            zero |= {"use_multi_rank_bucket_allreduce": True, "compute_grad_norm": True}
+        if config.zero_stage == 3:  # its thresholds would leave a small model whole
+            zero |= {
+                "stage3_param_persistence_threshold": 0,
+                "stage3_max_live_parameters": 0,
+                "stage3_max_reuse_distance": 0,
+                "stage3_prefetch_bucket_size": bucket,
+                "sub_group_size": 1_000_000_000,
+                "memory_efficient_linear": True,
+            }
+        if config.offload_optimizer:
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": config.device == "cuda"}
+        return {
+            "train_batch_size": config.micro_batch * config.accumulation * world.size,
+            "train_micro_batch_size_per_gpu": config.micro_batch,
+            "gradient_accumulation_steps": config.accumulation,
+            "gradient_clipping": config.clip_norm,
+            "prescale_gradients": False,
+            "gradient_predivide_factor": 1.0,
+            "communication_data_type": "fp32",
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,  # the update rule is the same torch optimizer for every engine
+            "zero_optimization": zero,
+            "fp16": {"enabled": False},
+            "bf16": {"enabled": False},
+            "torch_autocast": {"enabled": False},  # precision is decided inside the model
+            "timers": {"throughput": {"enabled": False}},
+            "wall_clock_breakdown": False,
+            "memory_breakdown": False,
+            # No "comms_logger" key: in 0.19.8 its mere presence, even {"enabled": false}, turns the logger on.
+            "flops_profiler": {"enabled": False},
+            "steps_per_print": 2**31,
+        }
+
+    def _own(self, make_optimizer: MakeOptimizer) -> None:
+        broadcast_from_first(self.model)  # the engine leaves buffers as they lie on each rank
+        self.native = self.native_config()
+        optimizer = make_optimizer([p for _, p in trained(self.model)])
+        self.engine, self.optimizer, _, _ = self.deepspeed.initialize(
+            model=self.model, optimizer=optimizer, config=self.native, dist_init_required=False)
+
+    def asked(self) -> dict[str, Any]:
+        native, zero = self.native, self.native["zero_optimization"]
+        asked = {key: native[key] for key in (
+            "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
+            "prescale_gradients", "gradient_predivide_factor", "wall_clock_breakdown", "memory_breakdown")}
+        asked |= {key.removeprefix("stage3_"): value for key, value in zero.items() if key != "offload_optimizer"}
+        return asked | {
+            "offload_optimizer": self.config.offload_optimizer,
+            "communication_data_type": "torch.float32",
+            "parameter_dtypes": ["torch.float32"],
+            "comms_logger": False,
+            "flops_profiler": False,
+            "throughput_timer": False,
+            "torch_autocast": False,
+            "update_rule": type(self._torch_optimizer()).__module__.partition(".")[0],
+        }
+
+    def applied(self) -> dict[str, Any]:
+        engine, live = self.engine, self.optimizer
+        applied = {
+            "train_batch_size": engine.train_batch_size(),
+            "train_micro_batch_size_per_gpu": engine.train_micro_batch_size_per_gpu(),
+            "gradient_accumulation_steps": engine.gradient_accumulation_steps(),
+            "gradient_clipping": getattr(live, "clip_grad", engine.gradient_clipping()),
+            "prescale_gradients": not engine.postscale_gradients(),
+            "gradient_predivide_factor": engine.gradient_predivide_factor(),
+            "wall_clock_breakdown": engine.wall_clock_breakdown(),
+            "memory_breakdown": engine.memory_breakdown(),
+            "stage": engine.zero_optimization_stage(),
+            "offload_optimizer": engine.zero_cpu_offload(),
+            "communication_data_type": str(engine.communication_data_type),
+            "parameter_dtypes": sorted({str(p.dtype) for p in engine.module.parameters()}),
+            "comms_logger": self.deepspeed.comm.comm.comms_logger.enabled,
+            "flops_profiler": engine.flops_profiler_enabled(),
+            "throughput_timer": engine.tput_timer.config.enabled,
+            "torch_autocast": engine.torch_autocast_enabled(),
+            "update_rule": type(self._torch_optimizer()).__module__.partition(".")[0],
+        }
+        zero = engine._config.zero_config
+        for key in self.asked():
+            if key not in applied:  # what the live optimizer holds counts before what the configuration says
+                applied[key] = getattr(live, key, getattr(zero, key, None))
+        return applied
+
+    def _torch_optimizer(self) -> torch.optim.Optimizer:
+        assert self.optimizer is not None
+        inner: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        return inner
+
+    def forward(self, batch: Mapping[str, Tensor], *, sync: bool) -> Any:
+        self.sync = sync
+        return self.engine(batch)
+
+    def backward(self, loss: Tensor) -> None:
+        self.engine.backward(loss, scale_wrt_gas=self.divides_by_accumulation)
+        if not self.sync:
+            self.engine.step()  # only moves its count of micro-batches
+
+    def step(self) -> StepInfo:
+        if not self.engine.is_gradient_accumulation_boundary():
+            raise BackendError("deepspeed counts the micro-batches of a step differently from the training loop")
+        before = self.engine.skipped_steps
+        self.engine.step()
+        self.steps += 1
+        norm = self.engine.get_global_grad_norm() if self.config.clip_norm else None
+        skipped = self.engine.skipped_steps > before or not self.engine.was_step_applied()
+        return StepInfo(skipped=skipped, grad_norm=None if norm is None else float(norm))
+
+    def full_state(self, *, frozen: bool = False) -> dict[str, Tensor]:
+        module: nn.Module = self.engine.module
+        chosen = list(module.named_parameters()) if frozen else trained(module)
+        whole = {}
+        for name, p in chosen:  # one at a time: gathering all at once would need the whole model's memory
+            with self.deepspeed.zero.GatheredParameters([p], enabled=self.config.zero_stage == 3):
+                whole[name] = p.detach().to("cpu", copy=True)
+        return whole
+
+    def holdings(self) -> dict[str, list[Tensor]]:
+        live = self.optimizer
+        parameters = [getattr(p, "ds_tensor", p.data) for p in self.engine.module.parameters()]
+        masters = getattr(live, "single_partition_of_fp32_groups", []) or getattr(live, "fp32_partitioned_groups_flat", [])
+        gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        for group in getattr(live, "averaged_gradients", {}).values():
+            gradients += [g for g in group or [] if isinstance(g, Tensor)]
+        buckets = [b for bucket in getattr(live, "ipg_buckets", {}).values() for b in bucket.buffer]
+        partition = getattr(live, "grad_partitions_flat_buffer", None)
+        gradients += [partition] if isinstance(partition, Tensor) else []
+        return {
+            "parameters": parameters,
+            "gradients": gradients,
+            "optimizer": [*optimizer_tensors(self._torch_optimizer()), *masters],
+            "buffers": [*self.engine.module.buffers(), *buckets],
+        }
+
+    def save(self, directory: Path) -> None:
+        self.engine.save_checkpoint(
+            str(directory), tag=TAG, client_state={"ringzero_steps": self.steps}, save_latest=False, exclude_frozen_parameters=True)
+        with written_whole(directory / f"rng_{self.world.rank}.pt") as path:
+            torch.save(rng_state(), path)
+        self.gather(None)
+
+    def load(self, directory: Path) -> None:
+        if not (directory / TAG).is_dir():
+            raise BackendError(f"{directory} holds no checkpoint of {self.name}: {TAG}/ is missing")
+        found, client = self.engine.load_checkpoint(str(directory), tag=TAG, load_module_strict=False)
+        if found is None:
+            raise BackendError(f"deepspeed could not load {directory}")
+        self.steps = client["ringzero_steps"]
+        set_rng_state(torch.load(directory / f"rng_{self.world.rank}.pt", weights_only=True))
+        self.gather(None)
+
+    def release(self) -> None:
+        if getattr(self, "engine", None) is not None:
+            self.engine.destroy()
+            self.engine = None
+        super().release()
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            super().close()

@@ -1,0 +1,156 @@
+"""PyTorch FSDP2 (`fully_shard`): parameters, gradients and optimizer state sharded, gathered block by block (Zhao et al. 2023)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from backends.base import (
+    BackendError,
+    MakeOptimizer,
+    StepInfo,
+    optimizer_tensors,
+    rng_state,
+    set_rng_state,
+    trained,
+    written_whole,
+)
+from backends.group import TorchGroup, broadcast_from_first
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's shard of a sharded tensor; a plain tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class FSDP(TorchGroup):
+    """Shards every member of each ModuleList, then the root. Its unit of exchange is the block: there is no bucket size."""
+
+    name: ClassVar[str] = "fsdp"
+    reshard_blocks = True  # the textbook form: gathered again in backward
+
+    def _own(self, make_optimizer: MakeOptimizer) -> None:
+        broadcast_from_first(self.model)  # fully_shard takes the values as they lie on each rank
+        mesh = init_device_mesh(self.device.type, (self.world.size,))
+        policy = MixedPrecisionPolicy()  # precision is decided inside the model
+        lists = [m for m in self.model.modules() if isinstance(m, nn.ModuleList)]
+        for block in [block for modules in reversed(lists) for block in modules]:
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=self.reshard_blocks)
+        fully_shard(self.model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        self.parameters = [p for _, p in trained(self.model)]  # after sharding: these are the new parameters
+        self.optimizer = make_optimizer(self.parameters)
+
+    def asked(self) -> dict[str, Any]:
+        blocks = sum(len(m) for m in self.model.modules() if isinstance(m, nn.ModuleList))
+        return {
+            "clip_norm": self.config.clip_norm,
+            "accumulation": self.config.accumulation,
+            "sharded_modules": blocks + 1,
+            "reshard_after_forward": [self.reshard_blocks] if blocks else [],
+            "root_reshard_after_forward": False,
+            "parameters_sharded": True,
+            "param_dtype": None,
+            "reduce_dtype": None,
+            "world_size": self.world.size,
+        }
+
+    def applied(self) -> dict[str, Any]:
+        units = [m for m in self.model.modules() if isinstance(m, FSDPModule)]
+        groups = [g for unit in units for g in unit._get_fsdp_state()._fsdp_param_groups]
+        root = self.model._get_fsdp_state()  # type: ignore[operator]
+        policies = {g.mp_policy for g in groups}
+        return {
+            "clip_norm": self.config.clip_norm,
+            "accumulation": self.config.accumulation,
+            "sharded_modules": len(units),
+            "reshard_after_forward": sorted(
+                {g._reshard_after_forward for unit in units if unit is not self.model
+                 for g in unit._get_fsdp_state()._fsdp_param_groups}),
+            "root_reshard_after_forward": any(g._reshard_after_forward for g in root._fsdp_param_groups),
+            "parameters_sharded": all(isinstance(p, DTensor) for p in self.model.parameters()),
+            "param_dtype": next((str(p.param_dtype) for p in policies if p.param_dtype), None),
+            "reduce_dtype": next((str(p.reduce_dtype) for p in policies if p.reduce_dtype), None),
+            "world_size": torch.distributed.get_world_size(),
+        }
+
+    def forward(self, batch: Mapping[str, Tensor], *, sync: bool) -> Any:
+        assert isinstance(self.model, FSDPModule)
+        self.model.set_requires_gradient_sync(sync)
+        return self.model(batch)
+
+    def step(self) -> StepInfo:
+        assert self.optimizer is not None
+        norm = None
+        if self.config.clip_norm:
+            total = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm, foreach=True)
+            norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.steps += 1
+        return StepInfo(skipped=False, grad_norm=norm)
+
+    def full_state(self, *, frozen: bool = False) -> dict[str, Tensor]:
+        chosen = self.model.named_parameters() if frozen else trained(self.model)
+        whole = {}
+        for name, p in chosen:
+            value = p.detach()
+            whole[name] = (value.full_tensor() if isinstance(value, DTensor) else value).to("cpu", copy=True)
+        return whole
+
+    def holdings(self) -> dict[str, list[Tensor]]:
+        assert self.optimizer is not None
+        return {
+            "parameters": [local(p.detach()) for p in self.model.parameters()],
+            "gradients": [local(p.grad) for p in self.model.parameters() if p.grad is not None],
+            "optimizer": [local(t) for t in optimizer_tensors(self.optimizer)],
+            "buffers": list(self.model.buffers()),
+        }
+
+    def save(self, directory: Path) -> None:
+        assert self.optimizer is not None
+        plain = self.optimizer.state_dict()
+        plain["state"] = {
+            index: {key: local(value) if isinstance(value, Tensor) else value for key, value in state.items()}
+            for index, state in plain["state"].items()
+        }
+        content = {
+            "steps": self.steps,
+            "size": self.world.size,
+            "model": {name: local(p.detach()) for name, p in trained(self.model)},
+            "optimizer": plain,
+            "rng": rng_state(),
+        }
+        with written_whole(directory / f"shard_{self.world.rank}.pt") as path:
+            torch.save(content, path)
+        self.gather(None)
+
+    def load(self, directory: Path) -> None:
+        assert self.optimizer is not None
+        path = directory / f"shard_{self.world.rank}.pt"
+        if not path.exists():
+            raise BackendError(f"{directory} holds no checkpoint of {self.name} for rank {self.world.rank}: no {path.name}")
+        content = torch.load(path, weights_only=True, map_location="cpu")
+        if content["size"] != self.world.size:
+            raise BackendError(f"{path} was written by {content['size']} ranks; here are {self.world.size}")
+        own = dict(trained(self.model))
+        if set(own) != set(content["model"]):
+            raise BackendError(f"{path} belongs to another model")
+        with torch.no_grad():
+            for name, value in content["model"].items():
+                local(own[name]).copy_(value)
+        state = content["optimizer"]
+        for index, entry in state["state"].items():
+            p = self.parameters[index]
+            assert isinstance(p, DTensor)
+            for key, value in entry.items():
+                if isinstance(value, Tensor) and value.shape == p.to_local().shape and value.dim():
+                    entry[key] = DTensor.from_local(value, p.device_mesh, p.placements, shape=p.shape, stride=p.stride())
+        self.optimizer.load_state_dict(state)
+        self.steps = content["steps"]
+        set_rng_state(content["rng"])
+        self.gather(None)

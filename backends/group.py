@@ -1,0 +1,40 @@
+"""Joining through torch.distributed: what every engine that stands on a torch process group shares."""
+
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from backends.base import Backend, EngineConfig
+from backends.world import World
+
+
+class TorchGroup(Backend):
+    """A backend whose ranks talk through the default process group: gloo on the CPU, NCCL beside it where there are GPUs."""
+
+    def __init__(self, world: World, config: EngineConfig) -> None:
+        super().__init__(world, config)
+        kind = "gloo"
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+            kind = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(kind, timeout=timedelta(seconds=config.timeout_s))
+
+    def gather(self, value: Any) -> list[Any]:
+        everyone: list[Any] = [None] * self.world.size
+        dist.all_gather_object(everyone, value)
+        return everyone
+
+    def close(self) -> None:
+        self.release()
+        if dist.is_initialized():
+            dist.destroy_process_group()  # a group that is left standing aborts some processes at exit
+
+
+def broadcast_from_first(model: nn.Module) -> None:
+    """Give every rank the parameters and buffers (those not saved too) of rank 0, in place."""
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            dist.broadcast(tensor, src=0)

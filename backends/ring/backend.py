@@ -1,0 +1,144 @@
+"""RingZero's own engine: gradients become ready in hooks, full buckets go around the ring on one thread, step waits for them."""
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from backends.base import BackendUnavailable, EngineConfig
+from backends.replica import Replica
+from backends.ring.algorithm import ring_allreduce
+from backends.ring.buckets import Bucket, plan
+from backends.ring.transport import MPITransport, TorchTransport, Transport
+from backends.world import World
+
+
+def join(world: World, config: EngineConfig) -> Transport:
+    """The transport asked for, or the launcher's own. Raises BackendUnavailable with what to type instead."""
+    wanted = config.transport if config.transport != "auto" else {"mpirun": "mpi", "torchrun": "torch"}[world.launcher]
+    if wanted == "mpi":
+        if world.launcher != "mpirun":
+            raise BackendUnavailable("--transport mpi needs mpirun: mpirun -np 2 python -m bench.run --backend ring")
+        if find_spec("mpi4py") is None:
+            raise BackendUnavailable("mpi4py is not installed; type: pip install -c constraints.txt -e '.[mpi]'")
+        if config.device == "cuda":
+            raise BackendUnavailable("the ring over MPI works on host memory; start it with torchrun for GPUs: "
+                                     "torchrun --nproc-per-node 2 -m bench.run --backend ring")
+        return MPITransport()
+    if world.launcher != "torchrun":
+        raise BackendUnavailable("--transport torch needs torchrun: torchrun --nproc-per-node 2 -m bench.run --backend ring")
+    kind = "cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo"
+    dist.init_process_group(kind, timeout=timedelta(seconds=config.timeout_s))
+    return TorchTransport()
+
+
+class Ring(Replica):
+    """Buckets are exchanged in plan order on every rank, whichever order their gradients come in: the ring needs agreement."""
+
+    name: ClassVar[str] = "ring"
+
+    def __init__(self, world: World, config: EngineConfig, transport: Transport | None = None) -> None:
+        super().__init__(world, config)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        self.transport = transport or join(world, config)
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="ring")
+        self.hooks: list[Any] = []
+
+    def _start_equal(self) -> None:
+        with torch.no_grad():
+            for tensor in [*self.model.parameters(), *self.model.buffers()]:
+                self.transport.broadcast(tensor.detach())
+
+    def _wrap(self) -> None:
+        order = plan([p.numel() for p in self.parameters], max(1, self.config.bucket_bytes // 4))
+        self.buckets = [Bucket([self.parameters[i] for i in group], self.world.size) for group in order]
+        self.pending: list[Future[None]] = []
+        self.sync = False
+        for bucket in self.buckets:
+            self.hooks += [p.register_post_accumulate_grad_hook(partial(self._ready, bucket)) for p in bucket.parameters]
+
+    def asked(self) -> dict[str, Any]:
+        return {
+            **super().asked(),
+            "world_size": self.world.size,
+            "transport": type(self.transport).__name__,
+            "buckets_within_limit": True,
+            "gradients_are_views": True,
+        }
+
+    def applied(self) -> dict[str, Any]:
+        shared = [b for b in self.buckets if len(b.parameters) > 1]
+        starts = {b.flat.untyped_storage().data_ptr() for b in self.buckets}
+        return {
+            **super().applied(),
+            "world_size": self.transport.size,
+            "transport": type(self.transport).__name__,
+            "buckets_within_limit": all(b.flat.nbytes <= self.config.bucket_bytes for b in shared),
+            "gradients_are_views": all(
+                p.grad is not None and p.grad.untyped_storage().data_ptr() in starts for p in self.parameters),
+        }
+
+    def forward(self, batch: Mapping[str, Tensor], *, sync: bool) -> Any:
+        self.sync = sync
+        return self.model(batch)
+
+    def _ready(self, bucket: Bucket, _: nn.Parameter) -> None:
+        if self.sync and bucket.mark_ready():
+            self._launch(everything=False)
+
+    def _launch(self, *, everything: bool) -> None:
+        """Hand over full buckets in plan order, stopping at the first that is not full (or at none)."""
+        for bucket in self.buckets:
+            if bucket.launched:
+                continue
+            if bucket.missing and not everything:
+                return
+            bucket.launched = True
+            if self.device.type == "cuda":
+                self._reduce(bucket)  # on the stream that wrote the gradients
+            else:
+                self.pending.append(self.thread.submit(self._reduce, bucket))
+
+    def _reduce(self, bucket: Bucket) -> None:
+        ring_allreduce(bucket.flat, self.transport, bucket.scratch, mean=True)
+
+    def _finish_exchange(self) -> None:
+        self._launch(everything=True)  # parameters that took no part in this step have zero gradients, on every rank
+        for future in self.pending:
+            future.result()
+        self.pending.clear()
+
+    def _clear_gradients(self) -> None:
+        for bucket in self.buckets:
+            bucket.clear()
+
+    def gather(self, value: Any) -> list[Any]:
+        return self.transport.gather(value)
+
+    def holdings(self) -> dict[str, list[Tensor]]:
+        held = super().holdings()
+        held["gradients"] = [b.flat for b in self.buckets]
+        held["buffers"] += [b.scratch for b in self.buckets]
+        return held
+
+    def sent_bytes(self) -> int | None:
+        return self.transport.sent_bytes
+
+    def release(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks.clear()
+        self.buckets = []
+        super().release()
+
+    def close(self) -> None:
+        self.thread.shutdown()
+        self.release()
+        self.transport.close()

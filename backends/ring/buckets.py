@@ -1,0 +1,53 @@
+"""Flat buffers whose slices are the parameters' gradients, so that what autograd writes is what the ring sends: no copy."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def plan(sizes: Sequence[int], bucket_values: int) -> list[list[int]]:
+    """Indices of tensors, grouped into buckets of at most `bucket_values` values, last tensor first.
+
+    Backward finishes the last layers first, so the first bucket is full while most of backward still lies ahead. A tensor
+    larger than a bucket gets one of its own. Pure, so all ranks make the same plan.
+    """
+    buckets: list[list[int]] = []
+    room = 0
+    for index in reversed(range(len(sizes))):
+        if not buckets or sizes[index] > room:
+            buckets.append([])
+            room = bucket_values
+        buckets[-1].append(index)
+        room -= sizes[index]
+    return buckets
+
+
+class Bucket:
+    """One flat buffer, cut into the gradients of `parameters`; counts which of them are there."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], ranks: int) -> None:
+        first = parameters[0]
+        self.parameters = list(parameters)
+        total = sum(p.numel() for p in parameters)
+        self.flat = torch.zeros(total, dtype=first.dtype, device=first.device)
+        self.scratch = torch.empty(-(-total // ranks), dtype=first.dtype, device=first.device)
+        self.views: list[Tensor] = []
+        offset = 0
+        for p in parameters:
+            self.views.append(self.flat[offset : offset + p.numel()].view(p.shape))
+            offset += p.numel()
+        self.clear()
+
+    def clear(self) -> None:
+        """Zero all gradients, in place, and put them back where an optimizer or a user had replaced them."""
+        self.flat.zero_()
+        for p, view in zip(self.parameters, self.views, strict=True):
+            p.grad = view
+        self.missing = len(self.parameters)
+        self.launched = False
+
+    def mark_ready(self) -> bool:
+        """One more gradient is complete; True with the last."""
+        self.missing -= 1
+        return self.missing == 0

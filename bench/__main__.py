@@ -1,0 +1,92 @@
+"""The `ringzero` command. Each subcommand's module is loaded only when it is asked for, so that help is immediate."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+PROGRAM = "ringzero"
+# name: (module:function(argv) -> exit code, one line of help), in the order of use
+COMMANDS: dict[str, tuple[str, str]] = {
+    "doctor": ("bench.doctor:main", "what is installed and bound here, and what would make a number wrong"),
+    "launch": ("bench.commands:launch", "one run, all its ranks, under the engine's own launcher"),
+    "compare": ("bench.compare:main", "a matrix of runs: every engine against one plain process"),
+    "report": ("bench.commands:report", "the table of a comparison, in the terminal or as Markdown"),
+    "plot": ("bench.commands:plot", "the figure of a comparison, as PNG and SVG"),
+    "run": ("bench.run:main", "one rank of one run; what the launchers start"),
+    "data": ("bench.commands:data", "a contact sheet of what the model sees"),
+    "assets": ("model.assets:main", "fetch what a preset or a data set needs, with its licence"),
+}
+EXAMPLES = (
+    ("ringzero compare quick", "every installed engine, a few minutes on two cores"),
+    ("ringzero launch --ranks 2 --backend ddp", "one engine"),
+    ("ringzero launch --ranks 2 --backend ring --dry-run", "the exact command, not run"),
+    ("ringzero report", "the latest comparison again"),
+)
+
+
+def usage() -> str:
+    """The help of the command itself."""
+    width = max(map(len, COMMANDS))
+    wide = max(len(example) for example, _ in EXAMPLES)
+    lines = [
+        "usage: ringzero COMMAND [flags]",
+        "",
+        "One model, every data-parallel engine, one loop, one clock: DDP, FSDP, DeepSpeed ZeRO 0 to 3, Horovod and a",
+        "pure-Python ring, each checked against one plain process before its speed is reported.",
+        "",
+        "commands:",
+    ]
+    lines += [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    lines += [
+        "",
+        "examples:",
+        *(f"  {example:<{wide}}  # {text}" for example, text in EXAMPLES),
+        "",
+        "ringzero COMMAND --help lists a command's flags.",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; returns the exit code: 0 good, 1 a run or a verdict is not, 2 a wrong command or setting."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        meant = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}"
+        print(f"{PROGRAM}: no command {name!r}; {meant}", file=sys.stderr)
+        return 2
+    try:
+        module, _, function = COMMANDS[name][0].partition(":")
+        return int(getattr(import_module(module), function)(arguments[1:]) or 0)
+    except KeyboardInterrupt:
+        print(f"\n{PROGRAM} {name}: stopped", file=sys.stderr)
+        return 130
+    except expected() as error:
+        print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
+        return 2
+
+
+def expected() -> tuple[type[Exception], ...]:
+    """Errors that say what the user should change. A module that is not loaded can't have raised its own."""
+    named = {
+        "bench.config": "ConfigError",
+        "bench.launch": "LaunchFailed",
+        "bench.matrix": "MatrixError",
+        "bench.comparison": "ComparisonError",
+        "bench.report.load": "Unreadable",
+        "bench.record": "RecordError",
+        "model.assets": "AssetError",
+        "model.data": "DataError",
+        "backends.world": "LaunchError",
+        "backends.base": "BackendUnavailable",
+    }
+    return tuple(getattr(sys.modules[module], name) for module, name in named.items() if module in sys.modules)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""What one run is: frozen dataclasses, whose fields are the flags of `python -m bench.run` and the `config` of its record."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+SAME_EXPERIMENT = ("workload", "training")  # the groups that decide what is computed; the others only how and where
+
+
+class ConfigError(ValueError):
+    """A configuration that can't be run; the message says which field and what would do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """Which engine, and how it exchanges gradients."""
+
+    backend: Literal["single", "ddp", "fsdp", "deepspeed", "horovod", "ring"]
+    """Engine under test. `single` is one plain process, the yardstick of all others."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """deepspeed: ZeRO stage. 0 replicates all, 1 shards optimizer state, 2 also gradients, 3 also parameters."""
+    offload_optimizer: bool = False
+    """deepspeed: keep optimizer state and update on the CPU (stages 1 to 3)."""
+    transport: Literal["auto", "mpi", "torch"] = "auto"
+    """ring: mpi under mpirun, torch point-to-point under torchrun; auto takes the launcher's."""
+    bucket_mb: float = 25.0
+    """MiB of gradients exchanged at once, the same for every engine that has buckets."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto is cuda where torch finds a GPU for every rank of this host."""
+
+    @property
+    def label(self) -> str:
+        """The engine's name in tables: the stage belongs to it."""
+        if self.backend != "deepspeed":
+            return self.backend
+        return f"zero-{self.zero_stage}" + ("-offload" if self.offload_optimizer else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """Which model sees which images."""
+
+    preset: str = "tiny"
+    """Model size: tiny (random towers, seconds a run) or small (pretrained DINOv2-S, MiniLM, SmolLM2-135M)."""
+    data: str = "textures"
+    """Images: textures (ships with scikit-image), elpv (solar cells), textile; the last two are fetched by pip."""
+    precision: Literal["fp32", "amp_bf16"] = "fp32"
+    """fp32, or amp_bf16: fp32 parameters, gradients and traffic, bfloat16 inside the model's own forward."""
+    seed: int = 0
+    """Decides weights, samples and their order, whatever the number of ranks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What one optimizer step is."""
+
+    global_batch: int = 8
+    """Samples of all ranks and micro-batches in one optimizer step."""
+    accumulation: int = 2
+    """Micro-batches a rank takes one after the other in one step."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Update rule; the published training uses adamw."""
+    lr: float = 1e-3
+    """Learning rate, constant, never scaled by the number of ranks."""
+    weight_decay: float = 1e-3
+    """Decoupled for adamw, L2 for sgd."""
+    clip_norm: float = 1.0
+    """Largest global L2 norm of the mean gradient; 0 is off."""
+    steps: int = 10
+    """Optimizer steps under the clock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What is measured, and what proves it."""
+
+    warmup: int = 3
+    """Steps before the clock; memory is watched here, and the state is restored afterwards."""
+    proof_steps: int = 2
+    """SGD steps after the clock, clipping off and on, that are compared with `single` step by step (0: unproven)."""
+    limit_s: float = 120.0
+    """A run without progress for so long is ended, with a record of who was stuck where."""
+    bind: bool = True
+    """Give each rank its own cores, as many threads as cores; the same under every launcher."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where results go and where training goes on."""
+
+    results: Path = Path("results")
+    """Folder of the records: one JSON file a run."""
+    save: Path | None = None
+    """Write a checkpoint here after the last step."""
+    load: Path | None = None
+    """Go on from a checkpoint that the same engine wrote with as many ranks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run: one engine, one rank count, one workload."""
+
+    engine: Engine
+    workload: Workload = field(default_factory=Workload)
+    training: Training = field(default_factory=Training)
+    measure: Measure = field(default_factory=Measure)
+    output: Output = field(default_factory=Output)
+
+    def __post_init__(self) -> None:
+        counts = {"global_batch": self.training.global_batch, "accumulation": self.training.accumulation,
+                  "steps": self.training.steps}
+        for name, value in counts.items():
+            if value < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        floors = {"warmup": self.measure.warmup, "proof_steps": self.measure.proof_steps,
+                  "clip_norm": self.training.clip_norm, "weight_decay": self.training.weight_decay}
+        for name, low in floors.items():
+            if low < 0:
+                raise ConfigError(f"--{name.replace('_', '-')} is {low}; it can't be negative")
+        above = {"lr": self.training.lr, "bucket_mb": self.engine.bucket_mb, "limit_s": self.measure.limit_s}
+        for name, positive in above.items():
+            if not positive > 0:
+                raise ConfigError(f"--{name.replace('_', '-')} is {positive}; it must be above 0")
+        if self.engine.offload_optimizer and (self.engine.backend != "deepspeed" or self.engine.zero_stage == 0):
+            raise ConfigError("--offload-optimizer needs --backend deepspeed with --zero-stage 1, 2 or 3")
+
+    def micro_batch(self, ranks: int) -> int:
+        """Samples in one micro-batch of one rank. Raises ConfigError where the ranks can't share the batch evenly."""
+        batch, accumulation = self.training.global_batch, self.training.accumulation
+        share = ranks * accumulation
+        if batch % share:
+            near = [size for size in (batch // share * share, (batch // share + 1) * share) if size]
+            raise ConfigError(
+                f"a global batch of {batch} can't be cut into {ranks} ranks x {accumulation} micro-batches; "
+                f"try --global-batch {' or '.join(map(str, near))}, or another --accumulation")
+        return batch // share
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, nested as the dataclasses are."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":
+        """Undo `to_dict`. Raises ConfigError for a group or field that does not exist."""
+        groups = {f.name: f.type for f in dataclasses.fields(cls)}
+        if unknown := set(values) - set(groups):
+            raise ConfigError(f"unknown group {sorted(unknown)}; there are: {', '.join(groups)}")
+        made = {}
+        for name, group in groups.items():
+            given = dict(values.get(name, {}))
+            known = {f.name: f for f in dataclasses.fields(group)}
+            if unknown := set(given) - set(known):
+                raise ConfigError(f"unknown field {sorted(unknown)} in {name}; there are: {', '.join(known)}")
+            paths = {k: Path(v) for k, v in given.items() if v is not None and "Path" in str(known[k].type)}
+            made[name] = group(**{**given, **paths})
+        return cls(**made)
+
+    def experiment_id(self) -> str:
+        """Equal for runs that must compute the same: a hash of the workload and of the training, of nothing else."""
+        same = {group: self.to_dict()[group] for group in SAME_EXPERIMENT}
+        same["proof_steps"] = self.measure.proof_steps
+        same["training"].pop("accumulation")  # how the batch is cut must not change what is learned
+        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]

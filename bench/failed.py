@@ -1,0 +1,66 @@
+"""Records of runs that could not finish their own: what the launcher saw, so that nothing is lost."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import environment, machine
+from bench.config import RunConfig
+from bench.record import SCHEMA, RecordFile, now, run_id
+
+TAIL_LINES = 40
+EMPTY = ("grad_norms", "parameters", "traffic", "energy", "checkpoint", "workload")
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended, seen from outside. `message` is for tables; `ours`: we ended it, whatever its ranks say."""
+
+    cause: str
+    message: str
+    ours: bool = False
+
+
+def close(folder: Path, config: RunConfig, ranks: int, command: Sequence[str], end: End, log: Path) -> Path:
+    """The finished record of a run that ended in `folder`: the one it left, closed as failed where it is not whole."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text())
+        except json.JSONDecodeError:
+            end = dataclasses.replace(end, message=f"{end.message}; it left {path.name}, which is not whole JSON")
+            path.unlink()
+            continue
+        if record["status"] == "running" or (end.ours and record["status"] == "failed"):
+            return RecordFile(folder, path.stem).finish(record | _ending(end, log, record.get("failure")))
+        return path
+    commit = environment.commit()
+    name = run_id(config.engine.label, ranks, commit["commit"])
+    content = {
+        "schema": SCHEMA,
+        "run_id": name,
+        "started": now(),
+        "command": list(command),
+        "config": config.to_dict(),
+        "experiment": config.experiment_id(),
+        "engine": {"label": config.engine.label, "asked": None, "applied": None, "native": None},
+        "world": {"size": ranks, "launcher": Path(command[0]).name, "hosts": None, "oversubscribed": None},
+        "environment": {"machine": dataclasses.asdict(machine.look()), **commit},
+        "ranks": [],
+        "losses": [],
+        "skipped_steps": None,
+        "proof": [],
+        **dict.fromkeys(EMPTY),
+        **{f"{each}_reason": "the run ended before it wrote a record" for each in EMPTY},
+    }
+    return RecordFile(folder, name).finish(content | _ending(end, log, None))
+
+
+def _ending(end: End, log: Path, told: dict[str, Any] | None) -> dict[str, Any]:
+    """`told`: what the run itself said of its failure; where it was then is kept."""
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:]) if log.is_file() else ""
+    place = {key: (told or {}).get(key) for key in ("rank", "step", "phase", "traceback")}
+    failure = place | {"cause": end.cause, "message": f"{end.message}\n{tail}".strip()}
+    return {"status": "failed", "failure": failure, "finished": now()}

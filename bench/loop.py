@@ -1,0 +1,84 @@
+"""The only training loop. It names no engine; it counts, divides the loss once, and asks a clock to look on."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from backends.base import Backend, StepInfo
+from bench.measure.clock import Clock
+
+Batches = Callable[[int, int], Mapping[str, Tensor]]  # (step, micro-batch) -> this rank's samples
+
+
+class NonFinite(RuntimeError):
+    """A loss is NaN or infinite on this rank: going on would time arithmetic on nothing."""
+
+    ringzero_cause = "non-finite"
+
+
+class Watcher(Protocol):
+    """Hears where the loop is, so that somebody can tell who got stuck where."""
+
+    def at(self, step: int, phase: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step gave: this rank's losses, mean over its micro-batches, and what the engine says of it."""
+
+    number: int
+    losses: dict[str, Tensor]
+    info: StepInfo
+
+
+def train(
+    backend: Backend,
+    batches: Batches,
+    *,
+    steps: int,
+    accumulation: int,
+    clock: Clock,
+    watch: Watcher,
+    before_update: Callable[[], None] = lambda: None,
+    after_step: Callable[[Step], None] = lambda step: None,
+) -> list[Step]:
+    """Take `steps` optimizer steps from where the backend stands; each is `accumulation` micro-batches.
+
+    `before_update` runs while all gradients exist, `after_step` outside the clock. Raises NonFinite.
+    """
+    done = []
+    for number in range(backend.steps, backend.steps + steps):
+        with clock.step():
+            parts: dict[str, Tensor] = {}
+            for micro in range(accumulation):
+                watch.at(number, "data")
+                with clock.data():
+                    batch = {name: value.to(backend.device) for name, value in batches(number, micro).items()}
+                watch.at(number, "forward")
+                losses = backend.forward(batch, sync=micro == accumulation - 1)
+                watch.at(number, "backward")
+                backend.backward(losses.total / accumulation)
+                for name, value in losses._asdict().items():
+                    share = value.detach() / accumulation
+                    parts[name] = parts[name] + share if micro else share
+            before_update()
+            watch.at(number, "update")
+            info = backend.step()
+        if backend.device.type == "cpu":  # elsewhere looking would wait for the device; `check_finite` looks at the end
+            check_finite(number, parts)
+        done.append(Step(number, parts, info))
+        after_step(done[-1])
+    clock.finish()
+    for step in done:
+        check_finite(step.number, step.losses)
+    return done
+
+
+def check_finite(step: int, losses: Mapping[str, Tensor]) -> None:
+    """Raise NonFinite naming the parts of the loss that are not numbers."""
+    bad = [f"{name} is {value.item()}" for name, value in losses.items() if not torch.isfinite(value)]
+    if bad:
+        raise NonFinite(f"step {step}: {', '.join(bad)}; lower --lr, or look at the images of this step")

@@ -1,0 +1,48 @@
+"""Energy of the timed window, from the counters of the hardware: NVML for GPUs, RAPL for processor packages."""
+
+from pathlib import Path
+from types import TracebackType
+
+RAPL = Path("/sys/class/powercap")
+
+
+class Energy:
+    """`with Energy(gpus) as energy:`; afterwards `joules` of the whole host, or None with `reason`. Idle power is inside."""
+
+    def __init__(self, gpus: int = 0) -> None:
+        self.gpus = gpus
+        self.joules: float | None = None
+        self.reason: str | None = None
+
+    def __enter__(self) -> "Energy":
+        try:
+            self._begin = self._read()
+        except (OSError, RuntimeError) as error:
+            self.reason = str(error)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.reason is None:
+            spent = [end - begin for begin, end in zip(self._begin, self._read(), strict=True)]
+            if min(spent) < 0:
+                self.reason = "an energy counter wrapped around during the window"
+            else:
+                self.joules = sum(spent)
+
+    def _read(self) -> list[float]:
+        if self.gpus:
+            import pynvml
+
+            pynvml.nvmlInit()
+            try:
+                handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(self.gpus)]
+                return [pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3 for handle in handles]
+            except pynvml.NVMLError as error:
+                raise RuntimeError(f"NVML has no energy counter: {error}") from error
+            finally:
+                pynvml.nvmlShutdown()
+        packages = sorted(RAPL.glob("intel-rapl:[0-9]*/energy_uj"))
+        packages = [p for p in packages if p.parent.name.count(":") == 1]
+        if not packages:
+            raise RuntimeError("no RAPL counter under /sys/class/powercap")
+        return [int(p.read_text()) / 1e6 for p in packages]

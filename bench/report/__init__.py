@@ -1,0 +1,1 @@
+"""From records to tables and figures. Reads results only; runs nothing."""

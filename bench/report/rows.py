@@ -1,0 +1,145 @@
+"""From records to rows: grouped by what may be compared, repeats pooled, each with its verdict. Pure functions."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench import stats
+from bench.stats import Estimate
+from bench.verify import Verdict, references, verify
+
+ORDER = (
+    "single",
+    "ddp",
+    "fsdp",
+    "zero-0",
+    "zero-1",
+    "zero-2",
+    "zero-3",
+    "zero-1-offload",
+    "zero-2-offload",
+    "zero-3-offload",
+    "horovod",
+    "ring",
+)
+GRAVEST = ("void", "unproven", "reference", "verified")  # the verdict of a row is the worst of its runs'
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One engine at one rank count. A number is None where no run gave it, or where the verdict forbids it."""
+
+    label: str
+    ranks: int
+    files: tuple[str, ...]  # of the finished runs
+    verdict: Verdict | None  # None: no run finished
+    failures: tuple[str, ...]  # one cause for each run that failed
+    throughput: Estimate | None  # samples a second
+    step_s: Estimate | None
+    vs_single: float | None  # ratio of the throughputs
+    memory_bytes: int | None  # largest rank's peak above its level before set-up, largest of the runs
+    final_loss: float | None  # total loss of the last step, median of the runs
+    oversubscribed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Rows that may be compared: one experiment on one machine and device."""
+
+    experiment: str
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    machine: str
+    device: str
+    rows: list[Row] = field(default_factory=list)
+    dates: tuple[str, str] = ("", "")  # first and last start, UTC
+    runs: int = 0  # most finished runs of a row
+
+
+def groups(records: Sequence[Record]) -> list[Group]:
+    """All records, sorted into tables: a table holds one experiment, on one machine and kind of device."""
+    tables: dict[tuple[str, str, str], list[Record]] = {}
+    for record in sorted(records, key=lambda each: each["status"] != "done"):
+        place = (record["experiment"], device(record), machine(record))
+        if record["status"] != "done":  # it may have ended before it knew its device and machine
+            place = next((known for known in tables if known[0] == record["experiment"]), place)
+        tables.setdefault(place, []).append(record)
+    return [_group(members) for members in tables.values()]
+
+
+def device(record: Record) -> str:
+    """cpu or cuda, as the run resolved it."""
+    return str(record["world"].get("device") or record["config"]["engine"]["device"])
+
+
+def machine(record: Record) -> str:
+    """The machine's hardware in words."""
+    seen = (record["environment"] or {}).get("machine") or {}
+    return ", ".join([str(seen.get("cpu", "unknown machine")), *seen.get("gpus", ())])
+
+
+def memory_bytes(record: Record) -> int | None:
+    """Peak above the level before set-up of the rank that took most; None where a rank was not measured."""
+    peaks = [(rank.get("memory") or {}).get("peak_bytes") for rank in record["ranks"]]
+    return max(map(int, peaks)) if peaks and None not in peaks else None
+
+
+def _group(records: list[Record]) -> Group:
+    first = records[0]
+    reference = references(records).get(first["experiment"])
+    cells: dict[tuple[int, int, str], list[Record]] = {}
+    for record in records:
+        label, size = record["engine"]["label"], record["world"]["size"]
+        place = ORDER.index(label) if label in ORDER else len(ORDER)
+        cells.setdefault((0 if label == "single" else size, place, label), []).append(record)
+    single = [record for record in records if record["engine"]["label"] == "single" and record["status"] == "done"]
+    base = stats.throughput(single).median if single else None
+    rows = [_row(key[2], members, reference, base) for key, members in sorted(cells.items())]
+    started = sorted(str(record["started"]) for record in records)
+    return Group(
+        experiment=first["experiment"],
+        config=first["config"],
+        environment=first["environment"] or {},
+        machine=machine(first),
+        device=device(first),
+        rows=rows,
+        dates=(started[0], started[-1]),
+        runs=max(len(row.files) for row in rows),
+    )
+
+
+def _row(label: str, records: Sequence[Record], reference: Record | None, base: float | None) -> Row:
+    done = [record for record in records if record["status"] == "done"]
+    failures = tuple(cause(record) for record in records if record["status"] != "done")
+    verdicts = sorted((verify(record, reference) for record in done), key=lambda verdict: GRAVEST.index(verdict.status))
+    verdict = verdicts[0] if verdicts else None
+    spoken = bool(done) and verdict is not None and verdict.status != "void"  # a wrong answer has no speed
+    step = stats.step_s(done) if spoken else None
+    throughput = step.over(done[0]["config"]["training"]["global_batch"]) if step else None
+    memory = [memory_bytes(record) for record in done]
+    final = [record["losses"][-1]["total"] for record in done if record["losses"]]
+    return Row(
+        label=label,
+        ranks=records[0]["world"]["size"],
+        files=tuple(f"{record['run_id']}.json" for record in done),
+        verdict=verdict,
+        failures=failures,
+        throughput=throughput,
+        step_s=step,
+        vs_single=throughput.median / base if throughput and base else None,
+        memory_bytes=max(m for m in memory if m is not None) if memory and None not in memory else None,
+        final_loss=statistics.median(final) if final else None,
+        oversubscribed=any(record["world"].get("oversubscribed") for record in records),
+    )
+
+
+def cause(record: Record) -> str:
+    """One line: why a run is not done."""
+    failure = record.get("failure") or {}
+    if record["status"] == "running":
+        return "unfinished: it was killed, or still runs"
+    where = f", rank {failure['rank']}" if failure.get("rank") is not None else ""
+    message = (str(failure.get("message") or "").strip().splitlines() or [""])[0]
+    return f"{failure.get('cause', 'unknown cause')}{where}: {message}"

@@ -1,0 +1,248 @@
+"""Rank failures: each rank tells how it is in a small file, a thread in each looks at the others, and the first cause is kept.
+
+A dead, frozen or failed rank leaves its peers inside a collective, where no Python runs on their main thread; so a thread
+watches, and ends the process itself. The lowest living rank closes the record and says the one message.
+"""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import traceback as tracebacks
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+TICK_S = 0.25
+GRACE_S = 3.0  # how long the others wait for the record to be closed before they leave, and for a late first cause
+BEAT_BYTES = 96  # fixed, written in place: a full disk does not silence a heartbeat
+ORDER = ("join", "build", "setup", "data", "forward", "backward", "update", "gather", "write", "close")
+SLOW_PHASES = {"build": 1800.0}  # fetching and converting pretrained towers, once in a machine's life
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+CAUSES = ("error", "non-finite", "died", "time limit", "terminated", "peer lost", "does not fit", "records")
+EXIT_FAILED = 1
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Who failed first, where in the run, and why. `cause` is one of CAUSES."""
+
+    rank: int
+    step: int | None
+    phase: str
+    cause: str
+    message: str
+    traceback: str | None = None
+    time: float = 0.0
+
+
+CloseRecord = Callable[[Failure, Mapping[int, Any]], None]
+
+
+class Watch:
+    """One rank's eyes. `at` is called by the training loop; everything else happens on the thread.
+
+    `close_record` writes the failure into the record and says the message; it is called on one rank only. `launched`: a
+    launcher is this process's parent, and its end is the run's.
+    """
+
+    def __init__(self, rank: int, size: int, limit_s: float, *, launched: bool) -> None:
+        self.rank, self.size, self.limit_s = rank, size, limit_s
+        self.parent = os.getppid() if launched else None
+        self.measured: dict[str, Any] = {}  # what this rank has so far; kept when the run fails
+        self.joined = False
+        self.pid = os.getpid()
+        self._place: tuple[float, int, str] = (time.time(), 0, "join")
+        self._leaving = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take signals. Call before any library starts threads: they inherit what is blocked here.
+
+        The watching thread takes them, since the main one may be inside a collective and would never see them.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        self._thread.start()
+
+    def join(self, folder: Path, close_record: CloseRecord) -> None:
+        """Show this rank to the others and begin to look at them, once all have agreed on the folder."""
+        self.folder, self.close_record = folder, close_record
+        folder.mkdir(parents=True, exist_ok=True)
+        self._beat = os.open(self._file("beat", self.rank), os.O_RDWR | os.O_CREAT)
+        os.pwrite(self._beat, b" " * BEAT_BYTES, 0)
+        self._write("alive", {"pid": self.pid, "host": socket.gethostname()})
+        self.at(0, "build")
+        self.joined = True
+
+    def at(self, step: int, phase: str) -> None:
+        """The main thread has come to this place."""
+        self._place = (time.time(), step, phase)
+
+    def finish(self) -> None:
+        """The run is complete: from here on a peer that leaves has done so rightly."""
+        self._stop.set()
+        self._thread.join()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        if self.joined:
+            os.close(self._beat)
+
+    def failed(self, error: BaseException) -> None:
+        """End this process for an error of its own main thread; does not return."""
+        _, step, phase = self._place
+        cause = getattr(error, "ringzero_cause", "error")
+        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+            cause = "does not fit"
+        text = "".join(tracebacks.format_exception(error))
+        name = "" if cause != "error" else f"{type(error).__name__}: "
+        self._leave(Failure(self.rank, step, phase, cause, name + (str(error) or type(error).__name__), text, time.time()))
+
+    # ---- on the thread -------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            taken = signal.sigtimedwait(SIGNALS, TICK_S)
+            if not self.joined:
+                if taken is not None or self._orphaned():
+                    os._exit(EXIT_FAILED)  # nothing has begun, so there is nothing to close
+                continue
+            self._write_beat()
+            failure = self._look()
+            if failure is None and (taken is not None or self._orphaned()):
+                time.sleep(TICK_S)  # a launcher that ends us has usually seen a rank die: look again for the cause
+                why = "its launcher is gone" if taken is None else f"ended by {signal.Signals(taken.si_signo).name}"
+                _, step, phase = self._place
+                failure = self._look() or Failure(self.rank, step, phase, "terminated", why, None, time.time())
+            if failure is not None and not self._stop.is_set():
+                self._leave(failure)
+
+    def _orphaned(self) -> bool:
+        return self.parent is not None and os.getppid() != self.parent
+
+    def _write_beat(self) -> None:
+        when, step, phase = self._place
+        text = f"{time.time():.3f} {when:.3f} {step} {phase}".ljust(BEAT_BYTES)
+        try:
+            os.pwrite(self._beat, text.encode(), 0)
+        except OSError:
+            pass  # a filesystem that refuses an overwrite hides us from the others; their limit, not ours, decides then
+
+    def _look(self) -> Failure | None:
+        """The first cause of failure that can be seen from here, if any."""
+        if dead := self._dead():  # whatever the living then met follows from it
+            return dead
+        told = [Failure(**content) for rank in range(self.size) if (content := self._read("failed", rank))]
+        if told:
+            return min(told, key=lambda failure: (failure.cause in ("peer lost", "terminated"), failure.time))
+        return self._stuck()
+
+    def _dead(self) -> Failure | None:
+        for rank in range(self.size):
+            alive = self._read("alive", rank)
+            if rank == self.rank or alive is None or alive["host"] != socket.gethostname():
+                continue
+            how = _departed(alive["pid"])
+            if how and self._read("failed", rank) is None:
+                _, _, step, phase = self._seen(rank)
+                return Failure(rank, step, phase, "died", f"process {alive['pid']} {how}", None, time.time())
+        return None
+
+    def _stuck(self) -> Failure | None:
+        places = {rank: self._seen(rank) for rank in range(self.size) if self._read("alive", rank)}
+        limit = max([self.limit_s, *(SLOW_PHASES.get(place[3], 0.0) for place in places.values())])
+        now = time.time()
+        frozen = {rank: place for rank, place in places.items() if now - place[0] > self.limit_s}
+        if not frozen and any(now - place[1] <= limit for place in places.values()):
+            return None
+        late = frozen or places
+        rank = min(late, key=lambda rank: (late[rank][2], ORDER.index(late[rank][3]), rank))
+        _, _, step, phase = late[rank]
+        state = "its process does not run" if frozen else "the others wait for it" if self.size > 1 else "it is stuck"
+        return Failure(rank, step, phase, "time limit", f"no progress for {self.limit_s:g} s; {state} (--limit-s)", None, now)
+
+    def _seen(self, rank: int) -> tuple[float, float, int, str]:
+        """(time of the last beat, time of the last progress, step, phase)."""
+        if rank == self.rank:
+            when, step, phase = self._place
+            return time.time(), when, step, phase
+        words = self._file("beat", rank).read_text().split()
+        if len(words) != 4:
+            return time.time(), time.time(), 0, "build"
+        return float(words[0]), float(words[1]), int(words[2]), words[3]
+
+    # ---- leaving -------------------------------------------------------------------------------------------------
+
+    def _leave(self, failure: Failure) -> None:
+        """Tell the others, have the record closed once, and end this process, whatever its main thread is doing."""
+        if not self._leaving.acquire(blocking=False):
+            time.sleep(2 * GRACE_S)  # the other thread of this rank is about to end the process
+            return
+        try:
+            mine = failure
+            if failure.rank != self.rank:
+                _, step, phase = self._place
+                mine = Failure(self.rank, step, phase, "peer lost", f"rank {failure.rank} was lost", None, time.time())
+            self._write("measured", self.measured)
+            if self._read("failed", self.rank) is None:
+                self._write("failed", asdict(mine))
+            time.sleep(TICK_S)  # the true first cause may be a moment behind: a peer's error can arrive before its reason
+            first = self._look() or failure
+            if self._closes():
+                ranks = {rank: self._read("measured", rank) for rank in range(self.size)}
+                self.close_record(first, ranks)
+                self._write("closed", {})
+            else:
+                deadline = time.time() + GRACE_S
+                while time.time() < deadline and not any(self._file("closed", r).exists() for r in range(self.size)):
+                    time.sleep(0.05)
+        finally:
+            os._exit(EXIT_FAILED)  # collectives, hooks and finalisers would wait for peers that are gone
+
+    def _closes(self) -> bool:
+        """This rank is the lowest that still lives."""
+        for rank in range(self.rank):
+            alive = self._read("alive", rank)
+            here = alive is not None and alive["host"] == socket.gethostname()
+            frozen = time.time() - self._seen(rank)[0] > self.limit_s
+            if alive is not None and not frozen and not (here and _departed(alive["pid"])):
+                return False
+        return True
+
+
+    def _file(self, kind: str, rank: int) -> Path:
+        return self.folder / f"rank_{rank}.{kind}"
+
+    def _write(self, kind: str, content: Mapping[str, Any]) -> None:
+        path = self._file(kind, self.rank)
+        partial = path.with_name(path.name + ".partial")
+        try:
+            partial.write_text(json.dumps(content))
+            partial.replace(path)
+        except OSError:
+            pass  # a disk without room must not keep this rank from leaving; the record has room of its own
+
+    def _read(self, kind: str, rank: int) -> Any:
+        try:
+            return json.loads(self._file(kind, rank).read_text())
+        except FileNotFoundError:
+            return None
+
+
+def _departed(pid: int) -> str | None:
+    """How a process of this host is gone, or None while it lives. A zombie still knows what killed it."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return "is gone without a word"
+    if fields[0] not in "ZX":
+        return None
+    status = int(fields[-1])
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        hint = ", as the kernel does when memory runs out" if number == signal.SIGKILL else ""
+        return f"was killed by {signal.Signals(number).name}{hint}"
+    return f"exited with status {os.waitstatus_to_exitcode(status)}"

@@ -1,0 +1,92 @@
+"""Model, batches and their cost, from a config. Knows ranks as two integers only."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+import model
+import model.data
+from bench.config import RunConfig
+from bench.config import Workload as WorkloadConfig
+from model.anomalygpt import AnomalyGPT
+from model.cost import cost
+from model.data.collate import NO_LOSS, Collator
+from model.data.sample import Sample
+from model.tokenizer import tokenizer
+
+KEPT_SAMPLES = 2048  # made once, ahead of the clock: 0.2 MB each
+
+
+class Workload:
+    """What one rank of a run trains on. The global batch of a step does not depend on how many ranks share it."""
+
+    def __init__(self, config: RunConfig, rank: int, size: int) -> None:
+        self.config, self.rank, self.size = config, rank, size
+        self.micro_batch = config.micro_batch(size)
+        self.model_config = model.preset(config.workload.preset)
+        self.dataset = model.data.load(
+            config.workload.data, image_size=self.model_config.image_size, seed=config.workload.seed)
+        self.collate = Collator(
+            tokenizer(self.model_config), self.dataset, self.model_config.max_text,
+            mean=self.model_config.image_mean, std=self.model_config.image_std)
+        self.sample: Callable[[int], Sample] = lru_cache(KEPT_SAMPLES)(self.dataset.__getitem__)
+
+    def build(self) -> AnomalyGPT:
+        """A fresh model, the same on every rank and at every call."""
+        built = model.build(self.model_config, precision=self.config.workload.precision, seed=self.config.workload.seed)
+        built.prepare(self.dataset)
+        return built.train()
+
+    def indices(self, step: int, micro: int) -> range:
+        """Samples of this rank's micro-batch: a contiguous slice of the step's global batch."""
+        share = self.config.training.global_batch // self.size
+        begin = step * self.config.training.global_batch + self.rank * share + micro * self.micro_batch
+        return range(begin, begin + self.micro_batch)
+
+    def batches(self, step: int, micro: int) -> dict[str, Tensor]:
+        """The micro-batch as tensors on the CPU; the same samples whatever the rank count."""
+        return self.collate([self.sample(index) for index in self.indices(step, micro)])
+
+    def make_ahead(self, steps: Iterable[int]) -> int:
+        """Make the samples of some steps before the clock starts; how many there are."""
+        wanted = [i for step in steps for micro in range(self.config.training.accumulation) for i in self.indices(step, micro)]
+        for index in wanted[:KEPT_SAMPLES]:
+            self.sample(index)
+        return len(wanted)
+
+    def describe(self) -> dict[str, Any]:
+        """For the record: what was trained on what, and its closed-form cost."""
+        labels = self.batches(0, 0)["labels"]
+        answer = float((labels != NO_LOSS).sum() / len(labels))
+        price = cost(self.model_config, text_tokens=self.collate.length, answer_tokens=answer)
+        return {
+            "classes": list(self.dataset.classes),
+            "licence": self.dataset.licence,
+            "towers": self.model_config.towers,
+            "text_tokens": self.collate.length,
+            "micro_batch": self.micro_batch,
+            "cost": {**asdict(price), "flops_per_sample": price.step_flops, "gradient_bytes": price.gradient_bytes},
+        }
+
+
+def check_names(asked: WorkloadConfig) -> None:
+    """Raise ValueError, listing what there is, for an unknown preset or data set."""
+    model.preset(asked.preset)
+    if asked.data not in model.data.DATASETS:
+        raise ValueError(f"unknown data set {asked.data!r}; there are: {', '.join(model.data.DATASETS)}")
+
+
+def optimizer_factory(
+    kind: str, *, lr: float, weight_decay: float, device: torch.device
+) -> Callable[[Sequence[nn.Parameter]], Optimizer]:
+    """The same torch update rule for every engine, nothing left to a default that engines or devices choose."""
+    many = device.type == "cuda"  # one kernel over many tensors; on a CPU a loop is what torch itself takes
+    if kind == "sgd":
+        return lambda params: SGD(params, lr=lr, momentum=0.0, weight_decay=weight_decay, foreach=many, fused=False)
+    return lambda params: AdamW(
+        params, lr=lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=weight_decay, amsgrad=False, foreach=many, fused=False)

@@ -1,0 +1,97 @@
+"""What every data set shares: samples as a pure function of (seed, index), and how an image file is read."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from model.data import synthesis, texts
+from model.data.sample import DataError, Sample
+
+SPLITS = ("train", "test")
+MIN_SIZE = 64  # pixels; below, two patches with their rims leave little of the image
+# One random stream a purpose, so that none depends on how much another one draws.
+NORMAL, DEFECT, COIN, ORDER, REFERENCE = range(5)
+
+
+class Dataset(ABC):
+    """Pairs of a normal image and the same image with a blended defect, at even and odd index. It never ends.
+
+    A sample depends on nothing but the seed, the split and its index: not on earlier calls, the process or the rank.
+
+    folder: where the images lie, if not in the installed or fetched package.
+
+    Raises ValueError for an image size or split that it cannot serve, DataError for a missing image.
+    """
+
+    name: ClassVar[str]
+    classes: ClassVar[tuple[str, ...]]  # as the text tower names them
+    nouns: ClassVar[tuple[str, ...]]  # as the questions name them
+    licence: ClassVar[str]
+    resize: ClassVar[tuple[float, float]] = (0.5, 2.0)  # least and most scaling of a pasted patch
+    pairs: int | None = None  # normal images in one epoch; None where crops never run out
+
+    def __init__(self, *, image_size: int, seed: int, split: str = "train", folder: Path | None = None) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}; known: {', '.join(SPLITS)}")
+        if image_size < MIN_SIZE:
+            raise ValueError(f"image_size is {image_size}; take at least {MIN_SIZE}")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; take 0 or more")
+        self.image_size, self.seed, self.split = image_size, seed, split
+        self.folder = folder or self.packaged()
+
+    @abstractmethod
+    def packaged(self) -> Path:
+        """The folder of images in the installed or fetched package. Raises DataError or AssetError."""
+
+    @abstractmethod
+    def normal(self, pair: int) -> tuple[int, np.ndarray]:
+        """(class_id, image): the normal image, (H, W, 3) uint8, of samples 2 * pair and 2 * pair + 1."""
+
+    @abstractmethod
+    def foreign(self, class_id: int, rng: np.random.Generator) -> np.ndarray:
+        """An image (H, W, 3) to cut patches from that do not belong in an image of this class."""
+
+    @abstractmethod
+    def normals(self, k: int) -> np.ndarray:
+        """(C, k, H, W, 3) uint8: k reference images a class, never served as samples. ValueError: bad k."""
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """One question a class."""
+        return tuple(texts.question(noun) for noun in self.nouns)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample `index` >= 0. Raises IndexError for a negative index, DataError for a missing or broken image."""
+        if index < 0:
+            raise IndexError(f"index is {index}; samples are counted from 0")
+        pair, defective = divmod(int(index), 2)
+        class_id, image = self.normal(pair)
+        mask, positions = np.zeros(image.shape[:2], np.uint8), tuple[str, ...]()
+        if defective:
+            defect = synthesis.add_defects(
+                image, lambda rng: self.foreign(class_id, rng), self.rng(DEFECT, pair), resize=self.resize
+            )
+            image, mask, positions = defect.image, defect.mask, defect.positions
+        few_shot = bool(self.rng(COIN, index).integers(2))
+        return Sample(image, mask, class_id, few_shot, self.questions[class_id], texts.answer(positions))
+
+    def rng(self, purpose: int, index: int) -> np.random.Generator:
+        """The random stream of one purpose at one index, of this seed and split."""
+        split = 0 if purpose == REFERENCE else SPLITS.index(self.split)  # both splits have the same references
+        key = (split, purpose, int(index))
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
+
+
+def read_image(path: Path, remedy: str) -> Image.Image:
+    """The decoded image in RGB; `remedy` ends the message of the DataError for a missing or broken file."""
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except FileNotFoundError as error:
+        raise DataError(f"image {path} is missing; {remedy}") from error
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+        raise DataError(f"image {path} cannot be read ({error}); {remedy}") from error

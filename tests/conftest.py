@@ -1,0 +1,25 @@
+"""Benchmarks run only when asked for: `pytest --benchmark-only`, or their path on the command line."""
+
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the benchmarks in a plain run, and everything else under --benchmark-only."""
+    named = [Path(config.invocation_params.dir, argument.split("::")[0]).resolve()
+             for argument in config.invocation_params.args if not argument.startswith("-")]
+    if config.getoption("benchmark_only"):
+        wanted = {True}
+    elif any(path.is_relative_to(BENCHMARKS) for path in named):
+        wanted = {True, False}
+    else:
+        wanted = {False}
+    kept, left = [], []
+    for item in items:
+        (kept if item.path.is_relative_to(BENCHMARKS) in wanted else left).append(item)
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = kept

@@ -1,0 +1,54 @@
+"""Every engine is started once, by its own launcher, on two ranks; the tests read what it left."""
+
+import os
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+WORKER = Path(__file__).with_name("worker.py")
+BIN = Path(sys.executable).parent
+LAUNCHERS = {
+    "single": [sys.executable],
+    "ddp": [BIN / "torchrun", "--nproc-per-node", "2", "--master-port", "0"],
+    "fsdp": [BIN / "torchrun", "--nproc-per-node", "2", "--master-port", "0"],
+    "ring": [BIN / "mpirun", "-np", "2", sys.executable],
+    "horovod": [BIN / "horovodrun", "-np", "2", sys.executable],
+    "deepspeed": [BIN / "deepspeed", "--no_local_rank", "--num_accelerators", "2"],
+}
+VARIANTS = {
+    "ddp": "ddp", "fsdp": "fsdp", "horovod": "horovod", "ring": "ring", "zero-0": "deepspeed", "zero-1": "deepspeed",
+    "zero-2": "deepspeed", "zero-2-offload": "deepspeed", "zero-3": "deepspeed", "zero-3-offload": "deepspeed",
+}  # label -> backend
+
+
+def launch(backend: str, folder: Path, part: str) -> None:
+    """Run the worker to its end; what it printed is shown if it fails."""
+    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    if os.geteuid() == 0:
+        env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    command = [str(word) for word in [*LAUNCHERS[backend], WORKER, backend, folder, part]]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, cwd=WORKER.parents[2])
+    assert ended.returncode == 0, f"{' '.join(command)}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """trained(label, kind) -> what the worker kept; each backend is launched at most once for each of its two parts."""
+    folder = tmp_path_factory.mktemp("parity")
+
+    @lru_cache(None)
+    def ensure(backend: str, part: str) -> None:
+        if part == "second":
+            ensure(backend, "first")
+        launch(backend, folder, part)
+
+    def read(label: str, kind: str = "") -> Any:
+        ensure(VARIANTS.get(label, label), "second" if kind == "resumed" else "first")
+        return torch.load(folder / f"{label}{'.' if kind else ''}{kind}.pt", weights_only=True)
+
+    return read

@@ -1,0 +1,78 @@
+"""Runs A to E: every engine on two ranks computes what one plain process computes on the whole batch."""
+
+from typing import Any
+
+import pytest
+
+from tests.parity.cases import CASES, difference
+from tests.parity.conftest import VARIANTS
+from tests.parity.planted import FAULTS
+
+LOSS, PARAMETER = 1e-6, 1e-6  # relative, absolute: a few roundings of fp32, whose step is 6e-8
+# AdamW divides by the root of squared gradients: where a gradient is near zero, rounding may turn its whole step around.
+ADAMW_LOSS, ADAMW_PARAMETER = 1e-5, 5e-5
+# bfloat16 keeps 8 bits: matrices of another shape round differently, by up to 2^-8 in an activation and less in their mean.
+AMP_LOSS, AMP_PARAMETER = 2e-3, 2e-3
+
+faulty = [(label, fault) for label, backend in (("ddp", "ddp"), ("horovod", "horovod"), ("ring", "ring"), ("zero-1", "deepspeed"))
+          for fault in FAULTS[backend]]
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+@pytest.mark.parametrize("case", ["sgd", "sgd, clipped"])
+def test_sgd_equals_one_process(trained: Any, label: str, case: str) -> None:
+    loss, parameter = difference(trained(label)["cases"][case], trained("single")["cases"][case])
+    assert loss <= LOSS
+    assert parameter <= PARAMETER
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+def test_adamw_with_weight_decay_equals_one_process(trained: Any, label: str) -> None:
+    loss, parameter = difference(trained(label)["cases"]["adamw"], trained("single")["cases"]["adamw"])
+    assert loss <= ADAMW_LOSS
+    assert parameter <= ADAMW_PARAMETER
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+def test_mixed_precision_equals_one_process_to_its_own_tolerance(trained: Any, label: str) -> None:
+    loss, parameter = difference(trained(label)["cases"]["amp_bf16"], trained("single")["cases"]["amp_bf16"])
+    assert loss <= AMP_LOSS
+    assert parameter <= AMP_PARAMETER
+
+
+def test_cases_differ_from_each_other(trained: Any) -> None:
+    """Clipping binds, the update rules differ, bfloat16 is not fp32: otherwise their parity would say the same thing twice."""
+    single = trained("single")["cases"]
+    for name in set(CASES) - {"sgd"}:
+        assert difference(single[name], single["sgd"])[0] > 10 * LOSS
+
+
+@pytest.mark.parametrize(("label", "fault"), faulty)
+def test_planted_fault_is_seen(trained: Any, label: str, fault: str) -> None:
+    backend = VARIANTS[label]
+    case, _ = FAULTS[backend][fault]
+    loss, parameter = difference(trained(label, "faults")[fault], trained("single")["cases"][case])
+    assert loss > 10 * LOSS
+    assert parameter > 10 * PARAMETER
+
+
+def test_left_out_clipping_is_refused_at_setup(trained: Any) -> None:
+    assert "gradient_clipping: asked 0.0, is 1.0" in trained("zero-1", "faults")["refusal"]
+
+
+@pytest.mark.parametrize("label", ["fsdp", "zero-3", "zero-3-offload"])
+def test_full_state_is_whole_where_parameters_are_partitioned(trained: Any, label: str) -> None:
+    """Each rank holds about half of all values, so the states compared above were gathered from two ranks."""
+    found = trained(label)
+    whole = sum(value.numel() for value in found["cases"]["sgd"]["state"].values())
+    assert len(found["held"]) == 2
+    assert all(0.45 * whole <= held <= 0.55 * whole for held in found["held"])
+    assert all(held == whole for held in trained("ddp")["held"])
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+def test_resumed_run_equals_straight_run_bit_for_bit(trained: Any, label: str) -> None:
+    straight, resumed = trained(label)["straight"], trained(label, "resumed")
+    assert resumed["steps"] == straight["steps"] == 6
+    assert resumed["losses"] == straight["losses"]
+    assert difference(resumed, straight) == (0.0, 0.0)

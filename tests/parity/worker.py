@@ -1,0 +1,94 @@
+"""What each rank does under its launcher: `worker.py BACKEND FOLDER first` trains everything, `... second` goes on from checkpoints."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+
+import backends
+from backends.base import Backend
+from backends.world import World
+from tests.parity import cases
+from tests.parity.cases import CASES
+from tests.parity.planted import FAULTS, deepspeed_default_clipping_refused
+
+# ZeRO-3 last: it replaces torch.nn.functional.linear for the whole process.
+STAGES = {"zero-0": (0, False), "zero-1": (1, False), "zero-2": (2, False), "zero-2-offload": (2, True), "zero-3": (3, False),
+          "zero-3-offload": (3, True)}
+
+
+def variants(name: str) -> dict[str, dict[str, object]]:
+    """Labels of what one process tries, with the settings that make them."""
+    if name != "deepspeed":
+        return {name: {}}
+    return {label: {"zero_stage": stage, "offload_optimizer": offload} for label, (stage, offload) in STAGES.items()}
+
+
+def sharded_values(backend: Backend) -> int:
+    """Parameter values that this rank holds, frozen ones included."""
+    return sum(tensor.numel() for tensor in backend.holdings()["parameters"])
+
+
+def first(backend: Backend, folder: Path) -> None:
+    """All cases, six steps in one go with a checkpoint after the third, and the planted faults."""
+    accumulation = 1 if backend.world.size == 1 else cases.ACCUMULATION
+    for label, settings in variants(backend.name).items():
+        found = {}
+        for name, case in CASES.items():
+            backend.release()
+            backend.config = cases.engine_config(backend.world, case, accumulation, **settings)
+            found[name] = cases.result(backend, case)
+        held = backend.gather(sharded_values(backend))
+        backend.release()
+        backend.config = cases.engine_config(backend.world, CASES["adamw"], accumulation, **settings)
+        cases.setup(backend, CASES["adamw"])
+        cases.run(backend, 3)
+        backend.save(folder / f"{label}.checkpoint")
+        losses = cases.run(backend, 3)
+        straight = {"losses": losses, "state": backend.full_state(), "steps": backend.steps}
+        cases.write(folder / f"{label}.pt", {"cases": found, "straight": straight, "held": held}, backend)
+        if label in ("ddp", "horovod", "ring", "zero-1"):
+            faulty = {}
+            for name, (case_name, fault) in FAULTS[backend.name].items():
+                backend.release()
+                backend.config = replace(backend.config, clip_norm=CASES[case_name].clip_norm)
+                faulty[name] = fault(backend)
+            if backend.name == "deepspeed":
+                backend.release()
+                backend.config = replace(backend.config, clip_norm=0.0)
+                faulty["refusal"] = deepspeed_default_clipping_refused(backend)
+            cases.write(folder / f"{label}.faults.pt", faulty, backend)
+
+
+def second(backend: Backend, folder: Path) -> None:
+    """A new process goes on from step 3."""
+    for label, settings in variants(backend.name).items():
+        backend.release()
+        backend.config = cases.engine_config(backend.world, CASES["adamw"], cases.ACCUMULATION, **settings)
+        cases.setup(backend, CASES["adamw"])
+        torch.manual_seed(99)  # whatever came before must not matter
+        backend.load(folder / f"{label}.checkpoint")
+        losses = cases.run(backend, 3)
+        content = {"losses": losses, "state": backend.full_state(), "steps": backend.steps}
+        cases.write(folder / f"{label}.resumed.pt", content, backend)
+
+
+def main() -> None:
+    """One rank."""
+    torch.set_num_threads(1)
+    name, folder, part = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    world = World.from_env()
+    accumulation = 1 if world.size == 1 else cases.ACCUMULATION
+    backend = backends.load(name)(world, cases.engine_config(world, CASES["sgd"], accumulation))
+    {"first": first, "second": second}[part](backend, folder)
+    backend.gather(None)
+    backend.close()
+
+
+if __name__ == "__main__":
+    main()

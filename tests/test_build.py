@@ -1,0 +1,267 @@
+"""How Horovod is built: source and mends, tools, plan, the kept wheel, and what horovodrun does with it."""
+
+import dataclasses
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from importlib.metadata import distribution
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from backends.build import BuildError, installed, mends, source, tools, wheel
+from backends.build import plan as planning
+from backends.build.plan import Plan, plan
+
+ROOT = Path(__file__).resolve().parents[1]
+horovod_built = pytest.mark.skipif(find_spec("horovod") is None, reason="Horovod is not built here: make horovod")
+ALLREDUCE = """
+import sys
+from pathlib import Path
+import torch
+import horovod.torch as hvd
+torch.set_num_threads(1)
+hvd.init()
+total = hvd.allreduce(torch.tensor([hvd.rank() + 1.0]), op=hvd.Sum, name="total")
+Path(sys.argv[1], str(hvd.rank())).write_text(f"{hvd.size()} {total.item()} {sys.executable}")
+"""
+
+
+def program(file: Path, script: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    return file
+
+
+# --- the source
+
+
+@pytest.mark.assets
+def test_every_mend_fits_the_released_archive(tmp_path):
+    tree = source.unpack(source.archive(wheel.cache_root()), tmp_path)
+    for mend in mends.MENDS:
+        assert mend.after in (tree / mend.path).read_text()
+        assert mend.reason
+    for lists in ("CMakeLists.txt", "horovod/torch/CMakeLists.txt"):
+        assert "CMAKE_CXX_STANDARD 14" not in (tree / lists).read_text()
+    for folder in ("horovod/torch", "horovod/runner", "horovod/common"):
+        assert not [file for file in (tree / folder).rglob("*.[pt][yx]*") if "distutils" in file.read_text()]
+
+
+def test_a_mend_for_another_source_is_refused(tmp_path):
+    (tmp_path / "CMakeLists.txt").write_text("set(CMAKE_CXX_STANDARD 20)\n")
+    with pytest.raises(BuildError, match=r"CMakeLists\.txt holds .* 0 times"):
+        mends.apply(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a b\n", "a a b\n"])
+def test_a_mend_is_made_once_or_not_at_all(tmp_path, text):
+    file = tmp_path / "file"
+    file.write_text(text)
+    mend = mends.Mend("file", "a", "c", "a test")
+    if text.count("a") == 1:
+        mends.apply(tmp_path, (mend,))
+        assert file.read_text() == "c b\n"
+    else:
+        with pytest.raises(BuildError, match="2 times"):
+            mends.apply(tmp_path, (mend,))
+        assert file.read_text() == text
+
+
+def test_a_damaged_archive_is_named_with_what_to_type(tmp_path):
+    file = tmp_path / "sources" / source.ARCHIVE
+    file.parent.mkdir()
+    file.write_bytes(b"half of it")
+    with pytest.raises(BuildError) as error:
+        source.archive(tmp_path)
+    assert source.sha256(file) in str(error.value)
+    assert source.SHA256 in str(error.value)
+    assert f"rm {file}" in str(error.value)
+
+
+# --- the tools
+
+
+def test_missing_tools_are_all_named_before_anything_else_happens(tmp_path):
+    """With nothing on the PATH there is no compiler; cmake and mpicxx lie beside Python and are found all the same."""
+    run = subprocess.run(
+        [sys.executable, "-m", "backends.build"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        env={"PATH": str(tmp_path), "HOME": str(tmp_path), "RINGZERO_CACHE": str(tmp_path / "cache")},
+    )
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    for name in ("g++", "gcc", "make"):
+        assert f"  {name} is missing" in run.stderr
+    for name in ("cmake", "mpicxx", "torch"):
+        assert f"  {name} is missing" not in run.stderr
+    assert "make horovod" in run.stderr
+    assert not (tmp_path / "cache").exists()
+
+
+def test_root_alone_is_told_to_install_system_packages_first(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert tools.tools()[0].remedy.startswith("apt-get install g++")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert tools.tools()[0].remedy.startswith("export CXX=")
+
+
+def test_a_compiler_that_was_named_is_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", str(program(tmp_path / "mine", "exit 0")))
+    assert tools.tools()[0].found == str(tmp_path / "mine")
+
+
+def test_the_pinned_setuptools_is_old_enough():
+    tools.require(tool for tool in tools.tools() if tool.name.startswith("setuptools"))
+
+
+def test_root_hears_of_mpirun(monkeypatch):
+    for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1" in (installed.root_note() or "")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert installed.root_note() is None
+
+
+# --- the plan
+
+
+def test_the_key_follows_everything_the_wheel_depends_on(monkeypatch):
+    first = plan()
+    assert first.key == plan().key
+    for fact in first.facts:
+        assert dataclasses.replace(first, facts={**first.facts, fact: "another"}).key != first.key
+    monkeypatch.setattr(torch, "__version__", "2.99.0")
+    assert plan().key != first.key
+    monkeypatch.setattr(planning, "MENDS", mends.MENDS[1:])
+    assert plan().facts["mends"] != first.facts["mends"]
+
+
+@pytest.fixture
+def cuda(monkeypatch, tmp_path) -> Path:
+    """A torch that says CUDA 13.0, an nvcc of the same, and NCCL as torch's wheels bring it: no plain libnccl.so."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    home = tmp_path / "cuda"
+    program(home / "bin" / "nvcc", "echo 'Cuda compilation tools, release 13.0, V13.0.88'")
+    monkeypatch.setenv("CUDA_HOME", str(home))
+    nccl = tmp_path / "nccl"
+    for file in ("include/nccl.h", "lib/libnccl.so.2"):
+        (nccl / file).parent.mkdir(parents=True)
+        (nccl / file).touch()
+    monkeypatch.setenv("HOROVOD_NCCL_HOME", str(nccl))
+    return home
+
+
+def test_nccl_goes_in_where_all_of_cuda_is_found(cuda, tmp_path):
+    made = plan()
+    assert made.cuda.why_not is None
+    assert made.flags["HOROVOD_GPU_OPERATIONS"] == "NCCL"
+    assert made.flags["HOROVOD_CUDA_HOME"] == str(cuda)
+    env = made.environment(tmp_path)
+    assert Path(env["HOROVOD_NCCL_LIB"], "libnccl.so").resolve() == tmp_path / "nccl" / "lib" / "libnccl.so.2"
+    assert env["HOROVOD_LOCAL_VERSION"] in made.version
+
+
+def test_cuda_without_nccl_says_what_is_missing(cuda, tmp_path, monkeypatch):
+    (tmp_path / "nccl" / "include" / "nccl.h").unlink()
+    made = planning.find_cuda()
+    assert (made.flags, made.library) == ({}, None)
+    assert "HOROVOD_NCCL_HOME" in (made.why_not or "")
+
+
+def test_another_cuda_than_torchs_is_refused(cuda):
+    program(cuda / "bin" / "nvcc", "echo 'Cuda compilation tools, release 12.4, V12.4.99'")
+    with pytest.raises(BuildError, match=r"torch was built for CUDA 13\.0"):
+        planning.find_cuda()
+
+
+def test_without_cuda_nothing_of_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert not [name for name in plan().flags if "GPU" in name or "CUDA" in name or "NCCL" in name]
+
+
+# --- the kept wheel
+
+
+@pytest.fixture
+def kept(tmp_path) -> tuple[Plan, Path]:
+    made = plan()
+    file = tmp_path / "wheels" / made.key / "horovod.whl"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"a wheel")
+    (file.parent / "build.json").write_text(f'{{"wheel": "horovod.whl", "sha256": "{source.sha256(file)}"}}')
+    return made, file
+
+
+def test_a_kept_wheel_is_used_for_the_same_plan_only(kept, tmp_path):
+    made, file = kept
+    assert wheel.cached(made, tmp_path) == file
+    assert wheel.cached(dataclasses.replace(made, facts={**made.facts, "torch": "2.0"}), tmp_path) is None
+
+
+def test_a_damaged_kept_wheel_is_built_again(kept, tmp_path):
+    made, file = kept
+    file.write_bytes(b"half")
+    assert wheel.cached(made, tmp_path) is None
+
+
+def test_a_compiler_error_is_shown_with_its_log(tmp_path, monkeypatch):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "setup.py").write_text("raise SystemExit('thing.cc:7:1: error: no such thing')")
+    monkeypatch.setattr(source, "archive", lambda cache: cache)
+    monkeypatch.setattr(source, "unpack", lambda file, folder: tree)
+    steps: list[str] = []
+    with pytest.raises(BuildError, match=r"thing\.cc:7:1: error: no such thing") as error:
+        wheel.build(plan(), tmp_path, steps.append)
+    log = tmp_path / "wheels" / plan().key / "build.log"
+    assert str(log) in str(error.value)
+    assert [step.split(":")[0] for step in steps] == ["source", "compile"]
+    assert not list(log.parent.glob("*.whl"))
+
+
+# --- what is installed
+
+
+@horovod_built
+def test_the_installed_horovod_is_the_planned_one():
+    found, why = installed.probe()
+    assert found is not None, why
+    assert (found.version, found.torch) == (plan().version, torch.__version__)
+    assert found.gloo
+    assert found.mpi
+    assert found.nccl == ("HOROVOD_GPU_OPERATIONS" in plan().flags)
+
+
+@horovod_built
+def test_it_finds_its_libraries_from_where_it_lies():
+    library = next(file for file in distribution("horovod").files or [] if "mpi_lib_v2" in file.name)
+    assert b"$ORIGIN/../../../..:$ORIGIN/../../torch/lib" in Path(str(library.locate())).read_bytes()
+
+
+@horovod_built
+def test_it_imports_without_a_warning():
+    code = "import horovod.torch, horovod.runner.launch"
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+@horovod_built
+@pytest.mark.parametrize("controller", [[], ["--gloo"], ["--mpi"]], ids=["plain", "gloo", "mpi"])
+def test_horovodrun_starts_ranks_in_an_environment_that_nobody_activated(controller, tmp_path):
+    """mpirun and python are found beside horovodrun, and root needs no variable of Open MPI's."""
+    script = tmp_path / "allreduce.py"
+    script.write_text(ALLREDUCE)
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    horovodrun = Path(sys.executable).with_name("horovodrun")
+    command = [str(horovodrun), *controller, "-np", "2", "python", str(script), str(tmp_path)]
+    run = subprocess.run(command, env=env, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                         check=False, timeout=120)
+    assert run.returncode == 0, run.stdout + run.stderr
+    interpreter = shutil.which("python", path=str(horovodrun.parent))
+    assert [(tmp_path / rank).read_text() for rank in "01"] == [f"2 3.0 {interpreter}"] * 2

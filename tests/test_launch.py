@@ -1,0 +1,271 @@
+"""Commands are exact, and a run that goes wrong leaves a record and no process."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import tyro
+
+from bench import launch, processes
+from bench.config import ConfigError, Engine, Measure, Output, RunConfig, Training, Workload
+from bench.launch import Command, LaunchFailed
+
+ROOT = Path(__file__).resolve().parents[1]
+SINGLE = RunConfig(engine=Engine(backend="single"))
+
+# A run that begins its record, starts a rank in a session of its own (as torchrun does), and then does as it is told.
+FAKE = """
+import json, os, subprocess, sys, time
+from pathlib import Path
+how, folder = sys.argv[1], Path(sys.argv[sys.argv.index("--results") + 1])
+rank = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+record = {"schema": 1, "run_id": "r", "status": "running", "failure": None}
+print("hello from", how, flush=True)
+def write():
+    (folder / "r.json").write_text(json.dumps(record))
+if how in ("hangs", "leaves"):
+    write()
+    child = subprocess.Popen([sys.executable, "-c", rank], start_new_session=True)
+    Path(os.environ["PIDS"]).write_text(f"{os.getpid()} {child.pid}")
+if how == "hangs":
+    time.sleep(600)
+if how in ("good", "leaves"):
+    record["status"] = "done"
+    write()
+if how == "dies":
+    write()
+    sys.exit(3)
+if how == "torn":
+    (folder / "r.json").write_text('{"schema": 1, "stat')
+if how == "silent":
+    sys.exit("no such file: model.bin")
+"""
+
+
+def config(results: Path, **engine: object) -> RunConfig:
+    return RunConfig(engine=Engine(**{"backend": "single", **engine}), output=Output(results=results))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A `build` for launch.run that starts FAKE instead; `pids()` are the processes that it started."""
+    script = tmp_path / "fake.py"
+    script.write_text(FAKE)
+    pids = tmp_path / "pids"
+    monkeypatch.setenv("PIDS", str(pids))
+
+    def make(how: str):
+        return lambda config, ranks: Command([sys.executable, str(script), how, *launch.flags(config)])
+
+    make.pids = lambda: [int(pid) for pid in pids.read_text().split()]
+    return make
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_finished_record_moves_up_with_its_log(tmp_path: Path, fake) -> None:
+    heard: list[str] = []
+    path = launch.run(config(tmp_path), 1, build=fake("good"), echo=heard.append)
+    assert path == tmp_path / "r.json"
+    assert json.loads(path.read_text())["status"] == "done"
+    assert path.with_suffix(".log").read_text() == "".join(heard) == "hello from good\n"
+    assert not (tmp_path / launch.INCOMING).exists()
+
+
+def test_no_record_becomes_one_that_says_so(tmp_path: Path, fake) -> None:
+    path = launch.run(config(tmp_path), 1, build=fake("silent"))
+    record = json.loads(path.read_text())
+    assert record["status"] == "failed"
+    assert record["failure"]["cause"] == "launcher"
+    assert record["failure"]["message"].startswith("python ended with status 1 and left no finished record")
+    assert "no such file: model.bin" in record["failure"]["message"]  # the log's end
+    assert record["run_id"] == path.stem
+    assert record["experiment"] == SINGLE.experiment_id()
+    assert list(tmp_path.glob("*.log")) == [path.with_suffix(".log")]
+
+
+def test_an_unfinished_record_is_closed_with_what_it_held(tmp_path: Path, fake) -> None:
+    record = json.loads(launch.run(config(tmp_path), 1, build=fake("dies")).read_text())
+    assert (record["run_id"], record["status"], record["failure"]["cause"]) == ("r", "failed", "launcher")
+    assert "status 3" in record["failure"]["message"]
+
+
+def test_a_torn_record_is_replaced(tmp_path: Path, fake) -> None:
+    record = json.loads(launch.run(config(tmp_path), 1, build=fake("torn")).read_text())
+    assert record["status"] == "failed"
+    assert "r.json, which is not whole JSON" in record["failure"]["message"]
+
+
+def test_a_program_that_does_not_start_is_a_record_too(tmp_path: Path) -> None:
+    record = json.loads(
+        launch.run(config(tmp_path), 1, build=lambda config, ranks: Command(["/no/such/program"])).read_text()
+    )
+    assert "could not start /no/such/program" in record["failure"]["message"]
+
+
+def test_past_the_limit_every_process_is_ended(tmp_path: Path, fake) -> None:
+    path = launch.run(config(tmp_path), 1, build=fake("hangs"), limit_s=2.0)
+    record = json.loads(path.read_text())
+    assert (record["status"], record["failure"]["cause"]) == ("failed", "time limit")
+    assert "ended after 2 s" in record["failure"]["message"]
+    assert len(fake.pids()) == 2
+    assert not any(map(alive, fake.pids()))  # the rank had a session of its own and did not hear SIGTERM
+
+
+def test_what_a_finished_run_leaves_behind_is_ended(tmp_path: Path, fake) -> None:
+    path = launch.run(config(tmp_path), 1, build=fake("leaves"))
+    assert json.loads(path.read_text())["status"] == "done"
+    assert not any(map(alive, fake.pids()))
+
+
+def test_ctrl_c_ends_every_process_and_keeps_the_record(tmp_path: Path, fake) -> None:
+    fake("hangs")
+    driver = f"""
+import sys
+from pathlib import Path
+from bench import launch
+from bench.config import Engine, Output, RunConfig
+config = RunConfig(engine=Engine(backend="single"), output=Output(results=Path({str(tmp_path)!r})))
+def build(config, ranks):
+    return launch.Command([sys.executable, {str(tmp_path / "fake.py")!r}, "hangs", *launch.flags(config)])
+launch.run(config, 1, build=build)
+"""
+    child = subprocess.Popen([sys.executable, "-c", driver], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pids").exists() or len((tmp_path / "pids").read_text().split()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert "KeyboardInterrupt" in errors  # raised again for whoever called
+    assert not any(map(alive, fake.pids()))
+    assert json.loads((tmp_path / "r.json").read_text())["failure"]["message"].startswith("interrupted by the user")
+
+
+def test_flags_make_the_configuration_again() -> None:
+    for made in (
+        SINGLE,
+        RunConfig(
+            engine=Engine(backend="deepspeed", zero_stage=3, offload_optimizer=True, bucket_mb=0.5),
+            workload=Workload(seed=7, precision="amp_bf16"),
+            training=Training(lr=1e-05, clip_norm=0.0, steps=3),
+            measure=Measure(bind=False),
+            output=Output(results=Path("a b"), save=Path("c")),
+        ),
+    ):
+        again = tyro.cli(RunConfig, args=launch.flags(made), config=(tyro.conf.OmitArgPrefixes,))
+        assert again == made
+    assert launch.flags(SINGLE) == ["--backend", "single"]  # nothing that is the default
+
+
+EXPECTED = {
+    "single": "{python} -m bench.run --backend single",
+    "ddp": "{bin}/torchrun --nproc-per-node 2 --master-port PORT -m bench.run --backend ddp",
+    "deepspeed": "{bin}/deepspeed --num_accelerators 2 --master_port PORT --no_local_rank {root}/bench/run.py "
+    "--backend deepspeed",
+    "horovod": "{bin}/horovodrun --gloo -np 2 {python} -m bench.run --backend horovod",
+    "ring": "{bin}/mpirun -np 2 --bind-to none {python} -m bench.run --backend ring",
+}
+
+
+@pytest.mark.parametrize("backend", EXPECTED)
+def test_each_engine_has_its_own_launcher(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "unavailable", lambda config: None)
+    monkeypatch.setattr(launch, "executable", lambda name: f"/venv/bin/{name}")
+    monkeypatch.setattr(launch, "free_port", lambda: 12345)
+    monkeypatch.setattr(launch, "slots", lambda: 2)
+    made = launch.command(RunConfig(engine=Engine(backend=backend)), 1 if backend == "single" else 2)
+    expected = EXPECTED[backend].format(python=sys.executable, bin="/venv/bin", root=ROOT).replace("PORT", "12345")
+    assert made.argv == shlex.split(expected)
+
+
+def test_the_ring_over_torch_starts_under_torchrun() -> None:
+    assert launch.launcher(RunConfig(engine=Engine(backend="ring", transport="torch"))) == "torchrun"
+
+
+def test_more_ranks_than_slots_are_allowed_explicitly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "unavailable", lambda config: None)
+    monkeypatch.setattr(launch, "slots", lambda: 1)
+    argv = launch.command(RunConfig(engine=Engine(backend="ring")), 2).argv
+    assert argv[argv.index("--map-by") + 1] == ":OVERSUBSCRIBE"
+
+
+@pytest.mark.skipif(launch.executable("mpirun") is None, reason="no mpirun")
+def test_mpirun_starts_more_ranks_than_there_are_slots(tmp_path: Path) -> None:
+    ranks = launch.slots() * 2
+    made = launch.command(RunConfig(engine=Engine(backend="ring"), training=Training(global_batch=2 * ranks)), ranks)
+    argv = [
+        *made.argv[: made.argv.index(sys.executable)],
+        sys.executable,
+        "-c",
+        "import os; print(len(os.sched_getaffinity(0)))",
+    ]
+    log = tmp_path / "log"
+    assert processes.run(argv, made.env, log, limit_s=60).code == 0
+    assert log.read_text().split() == [str(len(os.sched_getaffinity(0)))] * ranks  # and none of them is bound
+
+
+def test_only_root_is_told_to_mpirun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "unavailable", lambda config: None)
+    for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
+        monkeypatch.delenv(name, raising=False)
+    ring = RunConfig(engine=Engine(backend="ring"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "OMPI_ALLOW_RUN_AS_ROOT" not in launch.command(ring, 2).env
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert launch.command(ring, 2).env["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] == "1"
+
+
+def test_a_venv_that_nobody_activated_is_on_the_path_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    beside = str(Path(sys.executable).parent)
+    assert launch.command(SINGLE, 1).env["PATH"] == os.pathsep.join([beside, "/usr/bin"])
+    monkeypatch.setenv("PATH", os.pathsep.join(["/usr/bin", beside]))
+    assert "PATH" not in launch.command(SINGLE, 1).env
+
+
+def test_programs_beside_the_interpreter_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("venv", "system"):
+        program = tmp_path / folder / "torchrun"
+        program.parent.mkdir()
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "system"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "python"))
+    assert launch.executable("torchrun") == str(tmp_path / "venv" / "torchrun")
+    (tmp_path / "venv" / "torchrun").unlink()
+    assert launch.executable("torchrun") == str(tmp_path / "system" / "torchrun")
+
+
+def test_what_is_missing_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = launch.find_spec
+    monkeypatch.setattr(launch, "find_spec", lambda name: None if name == "horovod" else real(name))
+    why = launch.unavailable(RunConfig(engine=Engine(backend="horovod")))
+    assert why is not None
+    assert "python -m backends.build" in why
+    with pytest.raises(LaunchFailed, match="horovod can't run here"):
+        launch.command(RunConfig(engine=Engine(backend="horovod")), 2)
+    monkeypatch.setattr(launch, "executable", lambda name: None)
+    assert "mpirun is neither beside" in str(launch.unavailable(RunConfig(engine=Engine(backend="ring"))))
+
+
+def test_a_run_that_can_t_be_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="one plain process"):
+        launch.run(config(tmp_path), 2)
+    with pytest.raises(ConfigError, match="can't be cut"):
+        launch.run(config(tmp_path, backend="ddp"), 3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shell_line_can_be_pasted() -> None:
+    line = str(Command(["mpirun", "-np", "2", "a b"], {"X": "1 2"}))
+    assert shlex.split(line) == ["env", "X=1 2", "mpirun", "-np", "2", "a b"]
