@@ -29,7 +29,7 @@ class Case:
     """How to train: update rule, clipping, precision; at 2 ranks every rank takes ACCUMULATION micro-batches of 2 samples."""
 
     optimizer: str = "sgd"
-    lr: float = 0.01
+    lr: float = 0.005
     weight_decay: float = 0.0
     clip_norm: float = 0.0
     precision: str = "fp32"

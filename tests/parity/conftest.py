@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 import torch
 
+from bench.launch import free_port
+
 WORKER = Path(__file__).with_name("worker.py")
 BIN = Path(sys.executable).parent
 LAUNCHERS = {
     "single": [sys.executable],
-    "ddp": [BIN / "torchrun", "--nproc-per-node", "2", "--master-port", "0"],
-    "fsdp": [BIN / "torchrun", "--nproc-per-node", "2", "--master-port", "0"],
+    "ddp": [BIN / "torchrun", "--standalone", "--nproc-per-node", "2"],
+    "fsdp": [BIN / "torchrun", "--standalone", "--nproc-per-node", "2"],
     "ring": [BIN / "mpirun", "-np", "2", sys.executable],
     "horovod": [BIN / "horovodrun", "-np", "2", sys.executable],
-    "deepspeed": [BIN / "deepspeed", "--no_local_rank", "--num_accelerators", "2"],
+    "deepspeed": [BIN / "deepspeed", "--no_local_rank", "--master_port", str(free_port()), "--num_accelerators", "2"],
 }
 VARIANTS = {
     "ddp": "ddp", "fsdp": "fsdp", "horovod": "horovod", "ring": "ring", "zero-0": "deepspeed", "zero-1": "deepspeed",

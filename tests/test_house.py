@@ -1,0 +1,272 @@
+"""The house in order: pins, packages, imports, the README's tree and commands, the Makefile and the set-up."""
+
+import ast
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+TOPS = ("bench", "backends", "model")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SOURCES = [file for top in TOPS for file in sorted((ROOT / top).rglob("*.py"))]
+BUILT_HERE = {"horovod"}  # not a dependency: backends.build makes it
+PROVIDED = importlib.metadata.packages_distributions()  # module -> the distributions that bring it
+
+
+def pins() -> dict[str, Version]:
+    lines = (line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#"))
+    return {canonicalize_name(name): Version(pin) for name, pin in (line.split("==") for line in lines)}
+
+
+def declared() -> list[Requirement]:
+    """Every requirement of pyproject, those of the extras included."""
+    project = PYPROJECT["project"]
+    texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+    return [requirement for requirement in map(Requirement, texts) if requirement.name != project["name"]]
+
+
+def text_files() -> Iterator[tuple[Path, str]]:
+    """Every text file of the repository but this one, which has to name what it forbids."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split("\0")
+    for file in (ROOT / name for name in listed if name):
+        if file.is_file() and file != Path(__file__).resolve():
+            try:
+                yield file, file.read_text(encoding="utf-8")
+            except UnicodeDecodeError:  # a picture, or weights
+                continue
+
+
+# --- versions
+
+
+def test_every_line_of_the_constraints_is_an_exact_pin():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    wrong = [line for line in lines if not re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line)]
+    assert wrong == []
+    assert "torch==2.13.0" in lines
+
+
+def test_every_dependency_is_pinned_and_its_pin_is_allowed():
+    pinned = pins()
+    for requirement in declared():
+        assert canonicalize_name(requirement.name) in pinned, f"pin {requirement.name} in constraints.txt"
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)])
+
+
+def test_what_the_dependencies_need_is_pinned_to_what_is_installed():
+    """Walks from pyproject through the installed packages' own requirements."""
+    pinned, seen = pins(), set()
+    waiting = [(requirement.name, frozenset(requirement.extras)) for requirement in declared()]
+    while waiting:
+        name, extras = waiting.pop()
+        if (canonicalize_name(name), extras) in seen:
+            continue
+        seen.add((canonicalize_name(name), extras))
+        try:
+            found = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an extra that this environment was made without
+        if Version(found.version).local and name.startswith(("nvidia", "cuda")):
+            continue
+        assert canonicalize_name(name) in pinned, f"{name} {found.version} is installed and not pinned"
+        assert Version(found.version).public == str(pinned[canonicalize_name(name)]), f"{name} is not the pinned one"
+        for text in found.requires or []:
+            needed = Requirement(text)
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in (*extras, "")):
+                waiting.append((needed.name, frozenset(needed.extras)))
+
+
+def test_extras_that_messages_name_exist():
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    named = [
+        (str(file.relative_to(ROOT)), extra)
+        for file, text in text_files() if "tests" not in file.parts
+        for names in re.findall(r"(?:^|[\s'\"])\.\[([\w,-]+)\]", text) for extra in names.split(",")
+    ]
+    assert ("model/convert.py", "assets") in named
+    assert [each for each in named if each[1] not in extras] == []
+
+
+# --- packages and imports
+
+
+def test_the_listed_packages_are_those_that_exist():
+    exist = {".".join(file.parent.relative_to(ROOT).parts) for file in SOURCES}
+    assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == sorted(exist)
+    assert [name for name in sorted(exist) if not (ROOT / name.replace(".", "/") / "__init__.py").exists()] == []
+
+
+def imports(file: Path) -> set[str]:
+    """Top-level names that a file imports, at its top or later."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_run_one_way_and_are_declared(file):
+    top = file.relative_to(ROOT).parts[0]
+    found = imports(file)
+    forbidden = {"bench": set(), "backends": {"bench", "model"}, "model": {"bench", "backends"}}[top]
+    assert not found & forbidden, "bench imports backends and model, never the other way"
+    known = {canonicalize_name(requirement.name) for requirement in declared()}
+    others = found - sys.stdlib_module_names - {*TOPS, *BUILT_HERE}
+    missing = {name for name in others if not {canonicalize_name(each) for each in PROVIDED.get(name, [name])} & known}
+    assert not missing, "declare these in pyproject.toml"
+
+
+def test_no_file_of_bench_has_the_name_of_a_standard_module():
+    """`deepspeed bench/run.py` puts that folder first on the path."""
+    assert [file.name for file in (ROOT / "bench").glob("*.py") if file.stem in sys.stdlib_module_names] == []
+
+
+# --- the README
+
+
+def tree(text: str) -> set[str]:
+    """The paths of the file tree in a README: lines of names (`a.py b.py  what they do`), folders end in a slash."""
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    block = next((each for each in blocks if re.search(r"^\W*bench/(\s|$)", each, re.MULTILINE)), "")
+    paths: set[str] = set()
+    folders: list[tuple[int, str]] = []
+    for line in block.splitlines():
+        plain = re.sub("[│├└─]", " ", line).rstrip()
+        indent = len(plain) - len(plain.lstrip())
+        names = re.match(r"(?:\S*[./]\S*(?:\s|$))*", plain.lstrip())
+        while folders and folders[-1][0] >= indent:
+            folders.pop()
+        for name in names[0].split() if names else []:
+            path = (folders[-1][1] if folders else "") + name
+            if name.endswith("/"):
+                folders.append((indent, path))
+            else:
+                paths.add(path)
+    return paths
+
+
+def test_the_tree_is_read_as_a_person_reads_it():
+    rows = ["bench/       commands", "  run.py cli.py  one rank. Two", "  measure/", "    clock.py  time", "model/"]
+    plain = "\n".join(["```", *rows, "  a.py", "```", ""])
+    drawn = plain.replace("  run", "├── run").replace("  measure", "└── measure").replace("    clock", "    └── clock")
+    assert tree(plain) == {"bench/run.py", "bench/cli.py", "bench/measure/clock.py", "model/a.py"}
+    assert tree(drawn) == tree(plain)
+
+
+def test_the_readmes_tree_lists_every_file_and_no_other():
+    listed = {path for path in tree((ROOT / "README.md").read_text()) if path.startswith(TOPS) and path.endswith(".py")}
+    exist = {str(file.relative_to(ROOT)) for file in SOURCES if file.name != "__init__.py"}
+    assert sorted(exist - listed) == []
+    assert [path for path in sorted(listed - exist) if not (ROOT / path).is_file()] == []
+
+
+@pytest.mark.parametrize("command", ["make bench", "make test"])
+def test_the_readme_shows_the_command(command):
+    assert command in (ROOT / "README.md").read_text()
+
+
+# --- words
+
+
+@pytest.mark.parametrize("word", [
+    r"\bTODO\b", r"\bFIXME\b", r"\bXXX\b", "future work", "not yet implemented", r"/work/", r"/tmp/w\b", r"\bpypi\.org",
+    "pythonhosted", "npmjs", r"file:///",
+])
+def test_nothing_names_what_does_not_belong_here(word):
+    found = [f"{file.relative_to(ROOT)}: {match[0]}" for file, text in text_files()
+             for match in re.finditer(word, text, 0 if word.isupper() else re.IGNORECASE)]
+    assert found == []
+
+
+# --- make
+
+
+def test_make_help_lists_every_target():
+    targets = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split()
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"make (\w+)", listed) == targets
+
+
+@pytest.mark.parametrize(("target", "command"), [
+    ("bench", "ringzero compare quick"), ("test", "-m pytest"), ("microbench", "-m pytest --benchmark-only"),
+])
+def test_make_sets_up_first(target, command):
+    asked = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    setup, what = asked.strip().splitlines()
+    assert setup.endswith(".ci/setup.py")
+    assert what.endswith(command)
+
+
+def test_ci_runs_what_the_readme_says():
+    assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+
+
+@pytest.fixture
+def setup(tmp_path, monkeypatch) -> ModuleType:
+    """`.ci/setup.py` in a folder of its own, in which nothing may be run."""
+    spec = importlib.util.spec_from_file_location("ringzero_setup", ROOT / ".ci" / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, value in {"ROOT": tmp_path, "VENV": tmp_path / ".venv", "STAMP": tmp_path / ".venv" / "ringzero.json",
+                        "LOG": tmp_path / ".venv" / "setup.log", "PYTHON": Path(sys.executable)}.items():
+        monkeypatch.setattr(module, name, value)
+    (tmp_path / ".venv").mkdir()
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    return module
+
+
+def test_a_second_set_up_runs_nothing(setup, monkeypatch, capsys):
+    ran: list[str] = []
+    monkeypatch.setattr(setup, "make_venv", lambda: ran.append("venv"))
+    monkeypatch.setattr(setup, "run", lambda what, *command: ran.append(what.split()[0]))
+    monkeypatch.setattr(setup, "build_horovod", lambda: ran.append("horovod"))
+    monkeypatch.setattr(sys, "argv", ["setup.py"])
+    assert setup.main() == 0
+    assert ran == ["venv", "2/5", "3/5", "4/5", "horovod"]
+    ran.clear()
+    assert setup.main() == 0
+    assert ran == []
+    assert "Horovod is not built" in capsys.readouterr().out
+    with (setup.ROOT / "constraints.txt").open("a") as constraints:
+        constraints.write("another==1.0\n")
+    assert setup.main() == 0
+    assert ran == ["2/5", "3/5", "4/5", "horovod"]
+
+
+def test_horovod_alone_is_tried_again_and_missed(setup, monkeypatch):
+    setup.STAMP.write_text(f'{{"key": "{setup.key()}", "horovod": null}}')
+    monkeypatch.setattr(setup, "build_horovod", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["setup.py", "--horovod"])
+    assert setup.main() == 1
+
+
+def test_an_old_python_is_refused_with_what_to_type(setup, monkeypatch, capsys):
+    monkeypatch.setattr(setup, "OLDEST", (9, 0))
+    monkeypatch.setattr(sys, "argv", ["setup.py"])
+    assert setup.main() == 1
+    assert "make setup PYTHON=" in capsys.readouterr().err
+
+
+def test_a_failed_step_shows_the_end_of_its_log(setup):
+    with pytest.raises(setup.SetupError, match=r"this step failed(.|\n)*the reason"):
+        setup.run("a step", sys.executable, "-c", "raise SystemExit('the reason')")
