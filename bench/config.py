@@ -48,6 +48,8 @@ class Workload:
     """Model size: tiny (random towers, seconds a run) or small (pretrained DINOv2-S, MiniLM, SmolLM2-135M)."""
     data: str = "textures"
     """Images: textures (ships with scikit-image), elpv (solar cells), textile; the last two are fetched by pip."""
+    images: Path | None = None
+    """Folder with the data set's files, where they are not those of the installed or fetched package."""
     precision: Literal["fp32", "amp_bf16"] = "fp32"
     """fp32, or amp_bf16: fp32 parameters, gradients and traffic, bfloat16 inside the model's own forward."""
     seed: int = 0
@@ -162,7 +164,9 @@ class RunConfig:
 
     def experiment_id(self) -> str:
         """Equal for runs that must compute the same: a hash of the workload and of the training, of nothing else."""
-        same = {group: self.to_dict()[group] for group in SAME_EXPERIMENT}
+        same: dict[str, Any] = {group: self.to_dict()[group] for group in SAME_EXPERIMENT}
         same["proof_steps"] = self.measure.proof_steps
         same["training"].pop("accumulation")  # how the batch is cut must not change what is learned
+        same["workload"].pop("images")  # where the files lie must not either
+        same["load"] = str(self.output.load)
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]

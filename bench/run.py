@@ -8,6 +8,7 @@ if not __package__:  # started as a file, as `deepspeed bench/run.py` does: this
 
 import shutil
 import socket
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = world.local_rank == 0  # every rank meets the same mistake: one a host speaks of it
     if not first:
         sys.stderr = open("/dev/null", "w")  # noqa: SIM115 - until the flags are read
-    config = parse(arguments)
+    try:
+        config = parse(arguments)
+    except SystemExit as leaving:
+        return leave(int(leaving.code or 0), first)
     sys.stderr = sys.__stderr__
     try:
         world.check_launcher(config.engine.backend)
@@ -150,7 +154,14 @@ def refuse(error: Exception, first: bool) -> int:
     """Say once what is wrong with the command."""
     if first:
         print(f"bench.run: {error}", file=sys.stderr, flush=True)
-    return EXIT_USAGE
+    return leave(EXIT_USAGE, first)
+
+
+def leave(code: int, first: bool) -> int:
+    """The silent ranks leave last: a launcher that sees one go kills the rest, also one that is about to speak."""
+    if code and not first:
+        time.sleep(3)
+    return code
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ class Workload:
         self.micro_batch = config.micro_batch(size)
         self.model_config = model.preset(config.workload.preset)
         self.dataset = model.data.load(
-            config.workload.data, image_size=self.model_config.image_size, seed=config.workload.seed)
+            config.workload.data, image_size=self.model_config.image_size, seed=config.workload.seed,
+            folder=config.workload.images)
         self.collate = Collator(
             tokenizer(self.model_config), self.dataset, self.model_config.max_text,
             mean=self.model_config.image_mean, std=self.model_config.image_std)
