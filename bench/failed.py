@@ -12,6 +12,7 @@ from bench.config import RunConfig
 from bench.record import SCHEMA, RecordFile, now, run_id
 
 TAIL_LINES = 40
+SPEAKS = "bench.run: "  # how a rank begins the one line in which it refuses a command
 EMPTY = ("grad_norms", "parameters", "traffic", "energy", "checkpoint", "workload")
 
 
@@ -24,7 +25,9 @@ class End:
     ours: bool = False
 
 
-def close(folder: Path, config: RunConfig, ranks: int, command: Sequence[str], end: End, log: Path) -> Path:
+def close(
+    folder: Path, config: RunConfig, ranks: int, command: Sequence[str], end: End, log: Path, started: str
+) -> Path:
     """The finished record of a run that ended in `folder`: the one it left, closed as failed where it is not whole."""
     for path in sorted(folder.glob("*.json")):
         try:
@@ -41,7 +44,7 @@ def close(folder: Path, config: RunConfig, ranks: int, command: Sequence[str], e
     content = {
         "schema": SCHEMA,
         "run_id": name,
-        "started": now(),
+        "started": started,
         "command": list(command),
         "config": config.to_dict(),
         "experiment": config.experiment_id(),
@@ -60,7 +63,9 @@ def close(folder: Path, config: RunConfig, ranks: int, command: Sequence[str], e
 
 def _ending(end: End, log: Path, told: dict[str, Any] | None) -> dict[str, Any]:
     """`told`: what the run itself said of its failure; where it was then is kept."""
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:]) if log.is_file() else ""
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    said = [line.partition(SPEAKS)[2] for line in lines if SPEAKS in line]
+    first = f"{end.message}: {said[-1]}" if said else end.message  # what a rank refused to do is the better reason
     place = {key: (told or {}).get(key) for key in ("rank", "step", "phase", "traceback")}
-    failure = place | {"cause": end.cause, "message": f"{end.message}\n{tail}".strip()}
+    failure = place | {"cause": end.cause, "message": "\n".join([first, *lines[-TAIL_LINES:]])}
     return {"status": "failed", "failure": failure, "finished": now()}

@@ -1,5 +1,6 @@
 """From a configuration and a rank count to the exact command of the engine's launcher, and to the record."""
 
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -18,6 +19,7 @@ from backends.world import ACCEPTED
 from bench import failed, processes
 from bench.config import ConfigError, RunConfig
 from bench.failed import End
+from bench.record import now
 
 HERE = Path(__file__).resolve().parent
 INCOMING = ".incoming"  # inside the results folder: one private folder a run, so that its record can't be mistaken
@@ -177,8 +179,14 @@ def run(
     private = results / INCOMING / uuid.uuid4().hex[:12]
     inside = dataclasses.replace(config, output=dataclasses.replace(config.output, results=private))
     what = build(inside, ranks)
-    private.mkdir(parents=True)
+    try:
+        private.mkdir(parents=True)
+    except OSError as error:
+        raise LaunchFailed(
+            f"no records can be written to {results}: {error.strerror}; give another --results"
+        ) from error
     log = private / "log"
+    started = now()
     end = End("launcher", "the launcher ended without a record")
     try:
         ended = processes.run(what.argv, what.env, log, limit_s=limit_s, echo=echo)
@@ -192,19 +200,19 @@ def run(
         end = End("terminated", "interrupted by the user", ours=True)
         raise
     finally:
-        record = _keep(private, config, ranks, what, end)
+        record = _keep(private, config, ranks, what, end, started)
     return record
 
 
-def _keep(private: Path, config: RunConfig, ranks: int, what: Command, end: End) -> Path:
+def _keep(private: Path, config: RunConfig, ranks: int, what: Command, end: End, started: str) -> Path:
     """Move the finished record and the log out of the private folder, and remove that."""
     results, log = config.output.results, private / "log"
-    record = failed.close(private, config, ranks, what.argv, end, log)
+    record = failed.close(private, config, ranks, what.argv, end, log, started)
     target = record.replace(results / record.name)  # its name holds the millisecond of its start
     if log.exists():
         log.replace(target.with_suffix(".log"))
     shutil.rmtree(private)
-    if not any(private.parent.iterdir()):
+    with contextlib.suppress(OSError):  # not empty: another run uses it
         private.parent.rmdir()
     return target
 

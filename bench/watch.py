@@ -20,10 +20,12 @@ TICK_S = 0.25
 GRACE_S = 3.0  # how long the others wait for the record to be closed before they leave, and for a late first cause
 BEAT_BYTES = 96  # fixed, written in place: a full disk does not silence a heartbeat
 ORDER = ("join", "build", "setup", "data", "forward", "backward", "update", "gather", "write", "close")
-SLOW_PHASES = {"build": 1800.0}  # fetching and converting pretrained towers, once in a machine's life
+# Fetching and converting pretrained towers, once in a machine's life; building a model and giving it to an engine.
+SLOW_PHASES = {"build": 1800.0, "setup": 600.0}
+SILENT_S = 60.0  # a process that shows no sign of life at all; less may be one that imports
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-CAUSES = ("error", "non-finite", "died", "time limit", "terminated", "peer lost", "does not fit", "records")
+CAUSES = ("error", "non-finite", "died", "time limit", "terminated", "does not fit")
 EXIT_FAILED = 1
 
 
@@ -137,7 +139,7 @@ class Watch:
             return dead
         told = [Failure(**content) for rank in range(self.size) if (content := self._read("failed", rank))]
         if told:
-            return min(told, key=lambda failure: (failure.cause in ("peer lost", "terminated"), failure.time))
+            return min(told, key=lambda failure: (failure.cause == "terminated", failure.time))
         return self._stuck()
 
     def _dead(self) -> Failure | None:
@@ -155,9 +157,10 @@ class Watch:
         places = {rank: self._seen(rank) for rank in range(self.size) if self._read("alive", rank)}
         limit = max([self.limit_s, *(SLOW_PHASES.get(place[3], 0.0) for place in places.values())])
         now = time.time()
-        frozen = {rank: place for rank, place in places.items() if now - place[0] > self.limit_s}
-        if not frozen and any(now - place[1] <= limit for place in places.values()):
+        silent = any(now - place[0] > max(self.limit_s, SILENT_S) for place in places.values())
+        if not silent and any(now - place[1] <= limit for place in places.values()):
             return None
+        frozen = {rank: place for rank, place in places.items() if now - place[0] > self.limit_s / 2}
         late = frozen or places
         rank = min(late, key=lambda rank: (late[rank][2], ORDER.index(late[rank][3]), rank))
         _, _, step, phase = late[rank]
@@ -182,22 +185,17 @@ class Watch:
             time.sleep(2 * GRACE_S)  # the other thread of this rank is about to end the process
             return
         try:
-            mine = failure
-            if failure.rank != self.rank:
-                _, step, phase = self._place
-                mine = Failure(self.rank, step, phase, "peer lost", f"rank {failure.rank} was lost", None, time.time())
             self._write("measured", self.measured)
-            if self._read("failed", self.rank) is None:
-                self._write("failed", asdict(mine))
+            self._write("failed", asdict(failure))  # of whichever rank: what this one takes for the first cause
             time.sleep(TICK_S)  # the true first cause may be a moment behind: a peer's error can arrive before its reason
             first = self._look() or failure
-            if self._closes():
+            if self._closes() and not self._closed():
                 ranks = {rank: self._read("measured", rank) for rank in range(self.size)}
                 self.close_record(first, ranks)
                 self._write("closed", {})
             else:
                 deadline = time.time() + GRACE_S
-                while time.time() < deadline and not any(self._file("closed", r).exists() for r in range(self.size)):
+                while time.time() < deadline and not self._closed():
                     time.sleep(0.05)
         finally:
             os._exit(EXIT_FAILED)  # collectives, hooks and finalisers would wait for peers that are gone
@@ -207,11 +205,13 @@ class Watch:
         for rank in range(self.rank):
             alive = self._read("alive", rank)
             here = alive is not None and alive["host"] == socket.gethostname()
-            frozen = time.time() - self._seen(rank)[0] > self.limit_s
+            frozen = time.time() - self._seen(rank)[0] > self.limit_s / 2
             if alive is not None and not frozen and not (here and _departed(alive["pid"])):
                 return False
         return True
 
+    def _closed(self) -> bool:
+        return any(self._file("closed", rank).exists() for rank in range(self.size))
 
     def _file(self, kind: str, rank: int) -> Path:
         return self.folder / f"rank_{rank}.{kind}"

@@ -44,6 +44,8 @@ if how == "dies":
     sys.exit(3)
 if how == "torn":
     (folder / "r.json").write_text('{"schema": 1, "stat')
+if how == "refuses":
+    sys.exit("[1]<stderr>:bench.run: --device cuda needs a GPU for each rank")
 if how == "silent":
     sys.exit("no such file: model.bin")
 """
@@ -91,6 +93,19 @@ def test_no_record_becomes_one_that_says_so(tmp_path: Path, fake) -> None:
     assert record["run_id"] == path.stem
     assert record["experiment"] == SINGLE.experiment_id()
     assert list(tmp_path.glob("*.log")) == [path.with_suffix(".log")]
+
+
+def test_what_a_rank_refused_is_the_reason(tmp_path: Path, fake) -> None:
+    record = json.loads(launch.run(config(tmp_path), 1, build=fake("refuses")).read_text())
+    first, second, *_ = record["failure"]["message"].splitlines()
+    assert first.endswith("left no finished record: --device cuda needs a GPU for each rank")
+    assert second == "hello from refuses"
+
+
+def test_a_folder_that_takes_no_records_is_refused(tmp_path: Path, fake) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LaunchFailed, match=r"no records can be written to .*--results"):
+        launch.run(config(tmp_path / "file"), 1, build=fake("good"))
 
 
 def test_an_unfinished_record_is_closed_with_what_it_held(tmp_path: Path, fake) -> None:

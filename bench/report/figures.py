@@ -154,7 +154,7 @@ def _bar(axes: Axes, row: Row, place: float, value: float) -> None:
 
 def _value(axes: Axes, x: float, place: float, text: str, beside: str) -> None:
     label = axes.annotate(
-        text, (x, place), (5, 0), textcoords="offset points", va="center", weight="bold", size=9, bbox=PAPER
+        text, (x, place), (5, 0), textcoords="offset points", va="center", weight="bold", size=9, bbox=PAPER, zorder=5
     )
     if beside:
         axes.annotate(
@@ -199,15 +199,13 @@ def _clean(axes: Axes) -> None:
 
 
 def _caption(group: Group) -> str:
-    environment = group.environment
-    commit = environment.get("commit") or "unknown commit"
     dates = (
         group.dates[0][:10]
         if group.dates[0][:10] == group.dates[1][:10]
         else f"{group.dates[0][:10]} to {group.dates[1][:10]}"
     )
     lines = [
-        f"{group.machine}; {dates}; commit {str(commit)[:10]}{' (modified)' if environment.get('dirty') else ''}; "
+        f"{group.machine}; {dates}; commit {', '.join(group.commits)}; "
         f"up to {group.runs} run{'s' if group.runs != 1 else ''} a row; experiment {group.experiment}.",
         "A step lasts as long as on its slowest rank. Rows are checked against the single-process run; "
         "a cross: failed, or differs from it.",

@@ -50,10 +50,10 @@ class Group:
 
     experiment: str
     config: Mapping[str, Any]
-    environment: Mapping[str, Any]
     machine: str
     device: str
     rows: list[Row] = field(default_factory=list)
+    commits: tuple[str, ...] = ()  # of this project, each once
     dates: tuple[str, str] = ("", "")  # first and last start, UTC
     runs: int = 0  # most finished runs of a row
 
@@ -80,10 +80,15 @@ def machine(record: Record) -> str:
     return ", ".join([str(seen.get("cpu", "unknown machine")), *seen.get("gpus", ())])
 
 
+def _commit(record: Record) -> str:
+    environment = record["environment"] or {}
+    return f"{environment.get('commit') or 'unknown'}{' (modified)' if environment.get('dirty') else ''}"
+
+
 def memory_bytes(record: Record) -> int | None:
     """Peak above the level before set-up of the rank that took most; None where a rank was not measured."""
-    peaks = [(rank.get("memory") or {}).get("peak_bytes") for rank in record["ranks"]]
-    return max(map(int, peaks)) if peaks and None not in peaks else None
+    peaks: list[Any] = [(rank.get("memory") or {}).get("peak_bytes") for rank in record["ranks"]]
+    return max(peaks) if peaks and None not in peaks else None
 
 
 def _group(records: list[Record]) -> Group:
@@ -101,10 +106,10 @@ def _group(records: list[Record]) -> Group:
     return Group(
         experiment=first["experiment"],
         config=first["config"],
-        environment=first["environment"] or {},
         machine=machine(first),
         device=device(first),
         rows=rows,
+        commits=tuple(sorted({_commit(record) for record in records})),
         dates=(started[0], started[-1]),
         runs=max(len(row.files) for row in rows),
     )

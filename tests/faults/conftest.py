@@ -79,6 +79,7 @@ def fail(backend: str, folder: Path, fault: str, *flags: Any) -> Outcome:
             deadline = time.time() + 90
             while not mark.exists() and started.poll() is None and time.time() < deadline:
                 time.sleep(0.05)
+            time.sleep(0.6)  # ranks tell where they are a few times a second
             begin = time.time()
             if fault in ("kill", "freeze"):
                 os.kill(int(mark.read_text()), {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}[fault])
