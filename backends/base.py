@@ -87,7 +87,9 @@ class Backend(ABC):
         wrong = {key: (value, applied.get(key)) for key, value in asked.items() if applied.get(key) != value}
         if wrong or not asked:
             listed = "; ".join(f"{key}: asked {a!r}, is {b!r}" for key, (a, b) in wrong.items()) or "nothing to compare"
-            raise SettingNotApplied(f"{self.name} did not take its settings ({listed}); its numbers would not be comparable")
+            raise SettingNotApplied(
+                f"{self.name} did not take its settings ({listed}); its numbers would not be comparable"
+            )
         self._check_equal_start()
 
     @abstractmethod

@@ -20,7 +20,9 @@ class DDP(TorchGroup, Replica):
         broadcast_from_first(self.model)
 
     def _wrap(self) -> None:
-        options = {key: value for key, value in self.asked().items() if key in ("gradient_as_bucket_view", "static_graph")}
+        options = {
+            key: value for key, value in self.asked().items() if key in ("gradient_as_bucket_view", "static_graph")
+        }
         self.wrapped = DistributedDataParallel(
             self.model,
             device_ids=[self.device] if self.device.type == "cuda" else None,

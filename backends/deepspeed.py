@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from backends.base import (
@@ -41,7 +40,9 @@ class DeepSpeed(TorchGroup):
 
     def __init__(self, world: World, config: EngineConfig) -> None:
         if find_spec("deepspeed") is None:
-            raise BackendUnavailable("DeepSpeed is not installed; type: pip install -c constraints.txt -e '.[deepspeed]'")
+            raise BackendUnavailable(
+                "DeepSpeed is not installed; type: pip install -c constraints.txt -e '.[deepspeed]'"
+            )
         if config.device == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
         super().__init__(world, config)
@@ -110,13 +111,24 @@ class DeepSpeed(TorchGroup):
         self.native = self.native_config()
         optimizer = make_optimizer([p for _, p in trained(self.model)])
         self.engine, self.optimizer, _, _ = self.deepspeed.initialize(
-            model=self.model, optimizer=optimizer, config=self.native, dist_init_required=False)
+            model=self.model, optimizer=optimizer, config=self.native, dist_init_required=False
+        )
 
     def asked(self) -> dict[str, Any]:
         native, zero = self.native, self.native["zero_optimization"]
-        asked = {key: native[key] for key in (
-            "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
-            "prescale_gradients", "gradient_predivide_factor", "wall_clock_breakdown", "memory_breakdown")}
+        asked = {
+            key: native[key]
+            for key in (
+                "train_batch_size",
+                "train_micro_batch_size_per_gpu",
+                "gradient_accumulation_steps",
+                "gradient_clipping",
+                "prescale_gradients",
+                "gradient_predivide_factor",
+                "wall_clock_breakdown",
+                "memory_breakdown",
+            )
+        }
         asked |= {key.removeprefix("stage3_"): value for key, value in zero.items() if key != "offload_optimizer"}
         return asked | {
             "offload_optimizer": self.config.offload_optimizer,
@@ -192,7 +204,9 @@ class DeepSpeed(TorchGroup):
     def holdings(self) -> dict[str, list[Tensor]]:
         live = self.optimizer
         parameters = [getattr(p, "ds_tensor", p.data) for p in self.engine.module.parameters()]
-        masters = getattr(live, "single_partition_of_fp32_groups", []) or getattr(live, "fp32_partitioned_groups_flat", [])
+        masters = getattr(live, "single_partition_of_fp32_groups", []) or getattr(
+            live, "fp32_partitioned_groups_flat", []
+        )
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         for group in getattr(live, "averaged_gradients", {}).values():
             gradients += [g for g in group or [] if isinstance(g, Tensor)]
@@ -208,7 +222,12 @@ class DeepSpeed(TorchGroup):
 
     def save(self, directory: Path) -> None:
         self.engine.save_checkpoint(
-            str(directory), tag=TAG, client_state={"ringzero_steps": self.steps}, save_latest=False, exclude_frozen_parameters=True)
+            str(directory),
+            tag=TAG,
+            client_state={"ringzero_steps": self.steps},
+            save_latest=False,
+            exclude_frozen_parameters=True,
+        )
         with written_whole(directory / f"rng_{self.world.rank}.pt") as path:
             torch.save(rng_state(), path)
         self.gather(None)
@@ -228,7 +247,3 @@ class DeepSpeed(TorchGroup):
             self.engine.destroy()
             self.engine = None
         super().release()
-
-    def close(self) -> None:
-        if dist.is_initialized():
-            super().close()

@@ -69,8 +69,13 @@ class FSDP(TorchGroup):
             "accumulation": self.config.accumulation,
             "sharded_modules": len(units),
             "reshard_after_forward": sorted(
-                {g._reshard_after_forward for unit in units if unit is not self.model
-                 for g in unit._get_fsdp_state()._fsdp_param_groups}),
+                {
+                    g._reshard_after_forward
+                    for unit in units
+                    if unit is not self.model
+                    for g in unit._get_fsdp_state()._fsdp_param_groups
+                }
+            ),
             "root_reshard_after_forward": any(g._reshard_after_forward for g in root._fsdp_param_groups),
             "parameters_sharded": all(isinstance(p, DTensor) for p in self.model.parameters()),
             "param_dtype": next((str(p.param_dtype) for p in policies if p.param_dtype), None),
@@ -133,7 +138,9 @@ class FSDP(TorchGroup):
         assert self.optimizer is not None
         path = directory / f"shard_{self.world.rank}.pt"
         if not path.exists():
-            raise BackendError(f"{directory} holds no checkpoint of {self.name} for rank {self.world.rank}: no {path.name}")
+            raise BackendError(
+                f"{directory} holds no checkpoint of {self.name} for rank {self.world.rank}: no {path.name}"
+            )
         content = torch.load(path, weights_only=True, map_location="cpu")
         if content["size"] != self.world.size:
             raise BackendError(f"{path} was written by {content['size']} ranks; here are {self.world.size}")
@@ -149,7 +156,9 @@ class FSDP(TorchGroup):
             assert isinstance(p, DTensor)
             for key, value in entry.items():
                 if isinstance(value, Tensor) and value.shape == p.to_local().shape and value.dim():
-                    entry[key] = DTensor.from_local(value, p.device_mesh, p.placements, shape=p.shape, stride=p.stride())
+                    entry[key] = DTensor.from_local(
+                        value, p.device_mesh, p.placements, shape=p.shape, stride=p.stride()
+                    )
         self.optimizer.load_state_dict(state)
         self.steps = content["steps"]
         set_rng_state(content["rng"])

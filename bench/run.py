@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a file, as `deepspeed bench/run.py` does: this folder must not shadow the standard library
+if (
+    not __package__
+):  # started as a file, as `deepspeed bench/run.py` does: this folder must not shadow the standard library
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import shutil
@@ -69,29 +71,51 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch, arguments: 
     first = world.local_rank == 0
     try:
         check_names(config.workload)
-        backend = backends.load(config.engine.backend)(world, EngineConfig(
-            accumulation=config.training.accumulation,
-            micro_batch=config.micro_batch(world.size),
-            clip_norm=config.training.clip_norm,
-            bucket_mb=config.engine.bucket_mb,
-            zero_stage=config.engine.zero_stage,
-            offload_optimizer=config.engine.offload_optimizer,
-            transport=config.engine.transport,
-            device=device(config, world),
-            timeout_s=config.measure.limit_s * 2,  # the watch speaks first: it knows who and where
-        ))
+        backend = backends.load(config.engine.backend)(
+            world,
+            EngineConfig(
+                accumulation=config.training.accumulation,
+                micro_batch=config.micro_batch(world.size),
+                clip_norm=config.training.clip_norm,
+                bucket_mb=config.engine.bucket_mb,
+                zero_stage=config.engine.zero_stage,
+                offload_optimizer=config.engine.offload_optimizer,
+                transport=config.engine.transport,
+                device=device(config, world),
+                timeout_s=config.measure.limit_s * 2,  # the watch speaks first: it knows who and where
+            ),
+        )
     except (ValueError, BackendUnavailable) as error:
         return refuse(error, first)
 
     name = backend.gather(run_id(config.engine.label, world.size, commit()["commit"]))[0]
     file = RecordFile(config.output.results.absolute(), name)
-    who = {"rank": world.rank, "host": socket.gethostname(), "pid": watch.pid, "cores": list(cores.seen), "threads": threads}
+    who = {
+        "rank": world.rank,
+        "host": socket.gethostname(),
+        "pid": watch.pid,
+        "cores": list(cores.seen),
+        "threads": threads,
+    }
     hosts = sorted({entry["host"] for entry in backend.gather(who)})
     content: dict[str, Any] = {
-        "schema": SCHEMA, "run_id": name, "status": "running", "failure": None, "started": now(), "finished": None,
-        "command": [sys.executable, *sys.orig_argv[1:]], "config": config.to_dict(), "experiment": config.experiment_id(),
+        "schema": SCHEMA,
+        "run_id": name,
+        "status": "running",
+        "failure": None,
+        "started": now(),
+        "finished": None,
+        "command": [sys.executable, *sys.orig_argv[1:]],
+        "config": config.to_dict(),
+        "experiment": config.experiment_id(),
         "engine": {"label": config.engine.label},
-        "world": {"size": world.size, "device": backend.device.type, "launcher": world.launcher, "hosts": hosts, "oversubscribed": cores.oversubscribed},
+        "world": {
+            "size": world.size,
+            "device": backend.device.type,
+            "launcher": world.launcher,
+            "hosts": hosts,
+            "oversubscribed": cores.oversubscribed,
+        },
     }
     problem = None
     if world.rank == 0:
@@ -111,8 +135,11 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch, arguments: 
         last["ranks"] = [{"rank": rank, **values} for rank, values in measured.items() if values]
         path = file.finish(last)
         where = f"rank {failure.rank} of {world.size}, step {failure.step}, {failure.phase}"
-        print(f"\nbench.run: {config.engine.label} failed on {where}: {failure.cause}: {failure.message}\nrecord: {path}",
-              file=sys.stderr, flush=True)
+        print(
+            f"\nbench.run: {config.engine.label} failed on {where}: {failure.cause}: {failure.message}\nrecord: {path}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     watch.join(file.workdir, close_record)
     backend.gather(None)
@@ -145,8 +172,10 @@ def device(config: RunConfig, world: World) -> str:
     if config.engine.device == "auto":
         return "cuda" if gpus >= world.local_size else "cpu"
     if config.engine.device == "cuda" and gpus < world.local_size:
-        raise ValueError(f"--device cuda needs a GPU for each of {world.local_size} ranks, torch finds {gpus}; "
-                         "start fewer ranks, or use --device cpu")
+        raise ValueError(
+            f"--device cuda needs a GPU for each of {world.local_size} ranks, torch finds {gpus}; "
+            "start fewer ranks, or use --device cpu"
+        )
     return config.engine.device
 
 

@@ -25,7 +25,7 @@ SLOW_PHASES = {"build": 1800.0, "setup": 600.0}
 SILENT_S = 60.0  # a process that shows no sign of life at all; less may be one that imports
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-CAUSES = ("error", "non-finite", "died", "time limit", "terminated", "does not fit")
+CAUSES = ("error", "non-finite", "died", "time limit", "terminated", "does not fit", "launcher")
 EXIT_FAILED = 1
 
 
@@ -101,7 +101,9 @@ class Watch:
             cause = "does not fit"
         text = "".join(tracebacks.format_exception(error))
         name = "" if cause != "error" else f"{type(error).__name__}: "
-        self._leave(Failure(self.rank, step, phase, cause, name + (str(error) or type(error).__name__), text, time.time()))
+        self._leave(
+            Failure(self.rank, step, phase, cause, name + (str(error) or type(error).__name__), text, time.time())
+        )
 
     # ---- on the thread -------------------------------------------------------------------------------------------
 
@@ -165,7 +167,9 @@ class Watch:
         rank = min(late, key=lambda rank: (late[rank][2], ORDER.index(late[rank][3]), rank))
         _, _, step, phase = late[rank]
         state = "its process does not run" if frozen else "the others wait for it" if self.size > 1 else "it is stuck"
-        return Failure(rank, step, phase, "time limit", f"no progress for {self.limit_s:g} s; {state} (--limit-s)", None, now)
+        return Failure(
+            rank, step, phase, "time limit", f"no progress for {self.limit_s:g} s; {state} (--limit-s)", None, now
+        )
 
     def _seen(self, rank: int) -> tuple[float, float, int, str]:
         """(time of the last beat, time of the last progress, step, phase)."""
@@ -187,7 +191,9 @@ class Watch:
         try:
             self._write("measured", self.measured)
             self._write("failed", asdict(failure))  # of whichever rank: what this one takes for the first cause
-            time.sleep(TICK_S)  # the true first cause may be a moment behind: a peer's error can arrive before its reason
+            time.sleep(
+                TICK_S
+            )  # the true first cause may be a moment behind: a peer's error can arrive before its reason
             first = self._look() or failure
             if self._closes() and not self._closed():
                 ranks = {rank: self._read("measured", rank) for rank in range(self.size)}

@@ -1,6 +1,6 @@
 """Model, batches and their cost, from a config. Knows ranks as two integers only."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
@@ -30,11 +30,18 @@ class Workload:
         self.micro_batch = config.micro_batch(size)
         self.model_config = model.preset(config.workload.preset)
         self.dataset = model.data.load(
-            config.workload.data, image_size=self.model_config.image_size, seed=config.workload.seed,
-            folder=config.workload.images)
+            config.workload.data,
+            image_size=self.model_config.image_size,
+            seed=config.workload.seed,
+            folder=config.workload.images,
+        )
         self.collate = Collator(
-            tokenizer(self.model_config), self.dataset, self.model_config.max_text,
-            mean=self.model_config.image_mean, std=self.model_config.image_std)
+            tokenizer(self.model_config),
+            self.dataset,
+            self.model_config.max_text,
+            mean=self.model_config.image_mean,
+            std=self.model_config.image_std,
+        )
         self.sample: Callable[[int], Sample] = lru_cache(KEPT_SAMPLES)(self.dataset.__getitem__)
 
     def build(self) -> AnomalyGPT:
@@ -55,7 +62,9 @@ class Workload:
 
     def make_ahead(self, steps: Iterable[int]) -> int:
         """Make the samples of some steps before the clock starts; how many there are."""
-        wanted = [i for step in steps for micro in range(self.config.training.accumulation) for i in self.indices(step, micro)]
+        wanted = [
+            i for step in steps for micro in range(self.config.training.accumulation) for i in self.indices(step, micro)
+        ]
         for index in wanted[:KEPT_SAMPLES]:
             self.sample(index)
         return len(wanted)
@@ -84,10 +93,11 @@ def check_names(asked: WorkloadConfig) -> None:
 
 def optimizer_factory(
     kind: str, *, lr: float, weight_decay: float, device: torch.device
-) -> Callable[[Sequence[nn.Parameter]], Optimizer]:
+) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
     """The same torch update rule for every engine, nothing left to a default that engines or devices choose."""
     many = device.type == "cuda"  # one kernel over many tensors; on a CPU a loop is what torch itself takes
     if kind == "sgd":
         return lambda params: SGD(params, lr=lr, momentum=0.0, weight_decay=weight_decay, foreach=many, fused=False)
     return lambda params: AdamW(
-        params, lr=lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=weight_decay, amsgrad=False, foreach=many, fused=False)
+        params, lr=lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=weight_decay, amsgrad=False, foreach=many, fused=False
+    )

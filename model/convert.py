@@ -42,8 +42,10 @@ def converted(name: str) -> Path:
             if not target.is_dir():  # another rank may have converted while this one waited
                 _convert(name, target)
     except Timeout as error:
-        raise assets.AssetError(f"{name}: waited {LOCK_TIMEOUT_S:.0f} s for another process that holds "
-                                f"{error.lock_file}; end that process and run again") from error
+        raise assets.AssetError(
+            f"{name}: waited {LOCK_TIMEOUT_S:.0f} s for another process that holds "
+            f"{error.lock_file}; end that process and run again"
+        ) from error
     return target
 
 

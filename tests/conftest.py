@@ -9,8 +9,11 @@ BENCHMARKS = Path(__file__).parent / "benchmarks"
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the benchmarks in a plain run, and everything else under --benchmark-only."""
-    named = [Path(config.invocation_params.dir, argument.split("::")[0]).resolve()
-             for argument in config.invocation_params.args if not argument.startswith("-")]
+    named = [
+        Path(config.invocation_params.dir, argument.split("::")[0]).resolve()
+        for argument in config.invocation_params.args
+        if not argument.startswith("-")
+    ]
     if config.getoption("benchmark_only"):
         wanted = {True}
     elif any(path.is_relative_to(BENCHMARKS) for path in named):

@@ -92,7 +92,12 @@ def test_a_damaged_archive_is_named_with_what_to_type(tmp_path):
 def test_missing_tools_are_all_named_before_anything_else_happens(tmp_path):
     """With nothing on the PATH there is no compiler; cmake and mpicxx lie beside Python and are found all the same."""
     run = subprocess.run(
-        [sys.executable, "-m", "backends.build"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        [sys.executable, "-m", "backends.build"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
         env={"PATH": str(tmp_path), "HOME": str(tmp_path), "RINGZERO_CACHE": str(tmp_path / "cache")},
     )
     assert run.returncode == 1
@@ -262,8 +267,16 @@ def test_horovodrun_starts_ranks_in_an_environment_that_nobody_activated(control
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     horovodrun = Path(sys.executable).with_name("horovodrun")
     command = [str(horovodrun), *controller, "-np", "2", "python", str(script), str(tmp_path)]
-    run = subprocess.run(command, env=env, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                         check=False, timeout=120)
+    run = subprocess.run(
+        command,
+        env=env,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     interpreter = shutil.which("python", path=str(horovodrun.parent))
     assert [(tmp_path / rank).read_text() for rank in "01"] == [f"2 3.0 {interpreter}"] * 2

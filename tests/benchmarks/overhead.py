@@ -94,8 +94,15 @@ def main() -> None:
         return ready[step % 4, micro]
 
     def ours() -> None:
-        train(backend, make, steps=1, accumulation=cases.ACCUMULATION, clock=Clock(backend.device), watch=watch,
-              after_step=lambda step: progress.step(step.losses["total"].item()))
+        train(
+            backend,
+            make,
+            steps=1,
+            accumulation=cases.ACCUMULATION,
+            clock=Clock(backend.device),
+            watch=watch,
+            after_step=lambda step: progress.step(step.losses["total"].item()),
+        )
 
     times: dict[str, list[float]] = {"bare": [], "ours": []}
     for pair in range(WARMUP + PAIRS):

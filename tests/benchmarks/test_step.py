@@ -39,8 +39,14 @@ def test_step_costs_no_more_than_a_bare_loop(benchmark: BenchmarkFixture, backen
     ratios = np.array(times["ours"]) / np.array(times["bare"])
     low, high = interval(ratios)
     benchmark.extra_info |= {
-        "ratio_median": float(np.median(ratios)), "ratio_low": low, "ratio_high": high,
-        "step_s_ours": float(np.median(times["ours"])), "step_s_bare": float(np.median(times["bare"])), "pairs": len(ratios),
+        "ratio_median": float(np.median(ratios)),
+        "ratio_low": low,
+        "ratio_high": high,
+        "step_s_ours": float(np.median(times["ours"])),
+        "step_s_bare": float(np.median(times["bare"])),
+        "pairs": len(ratios),
     }
-    print(f"\n{backend}: ours / bare = {np.median(ratios):.4f}  [{low:.4f}, {high:.4f}]  of {np.median(times['bare']) * 1e3:.1f} ms")
+    print(
+        f"\n{backend}: ours / bare = {np.median(ratios):.4f}  [{low:.4f}, {high:.4f}]  of {np.median(times['bare']) * 1e3:.1f} ms"
+    )
     assert low <= ALLOWED

@@ -73,8 +73,13 @@ def fail(backend: str, folder: Path, fault: str, *flags: Any) -> Outcome:
     mark = folder / "here"  # the faulty rank touches it when it has come to the place
     with open(folder / "output.txt", "w+") as output:
         started = subprocess.Popen(
-            command(backend, FAULTY, "--results", folder / "results", "--steps", "4", *flags), stdout=output, stderr=output,
-            env=environment(FAULT=fault, FAULT_MARK=str(mark)), cwd=ROOT, start_new_session=True)
+            command(backend, FAULTY, "--results", folder / "results", "--steps", "4", *flags),
+            stdout=output,
+            stderr=output,
+            env=environment(FAULT=fault, FAULT_MARK=str(mark)),
+            cwd=ROOT,
+            start_new_session=True,
+        )
         try:
             deadline = time.time() + 90
             while not mark.exists() and started.poll() is None and time.time() < deadline:
@@ -85,9 +90,12 @@ def fail(backend: str, folder: Path, fault: str, *flags: Any) -> Outcome:
                 os.kill(int(mark.read_text()), {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}[fault])
             code = started.wait(timeout=90)
             after = time.time() - begin
-            left = [process.pid for process in psutil.process_iter(["environ"])
-                    if (process.info["environ"] or {}).get("FAULT_MARK") == str(mark)
-                    and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED)]
+            left = [
+                process.pid
+                for process in psutil.process_iter(["environ"])
+                if (process.info["environ"] or {}).get("FAULT_MARK") == str(mark)
+                and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED)
+            ]
         finally:
             for process in psutil.process_iter(["environ"]):
                 if (process.info["environ"] or {}).get("FAULT_MARK") == str(mark):
@@ -103,8 +111,14 @@ def fail(backend: str, folder: Path, fault: str, *flags: Any) -> Outcome:
 def refused(words: Sequence[Any], *, env: dict[str, str] | None = None) -> tuple[int, str]:
     """Exit status and all output of a command that is wrong from the start."""
     ended = subprocess.run(
-        [str(word) for word in words], env=env or environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, timeout=90)
+        [str(word) for word in words],
+        env=env or environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=90,
+    )
     return ended.returncode, ended.stdout
 
 

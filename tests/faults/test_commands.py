@@ -16,15 +16,24 @@ TORCHRUN, MPIRUN, PYTHON = LAUNCH["ddp"], LAUNCH["ring"], [sys.executable]
     ("words", "says"),
     [
         ([*PYTHON, "-m", "bench.run", "--backend", "ddp"], "torchrun --nproc-per-node 2 -m bench.run --backend ddp"),
-        ([*PYTHON, "-m", "bench.run", "--backend", "horovod"], "horovodrun -np 2 python -m bench.run --backend horovod"),
+        (
+            [*PYTHON, "-m", "bench.run", "--backend", "horovod"],
+            "horovodrun -np 2 python -m bench.run --backend horovod",
+        ),
         ([*PYTHON, "-m", "bench.run", "--backend", "ring"], "mpirun -np 2 python -m bench.run --backend ring"),
         ([*MPIRUN, SCRIPT, "--backend", "fsdp"], "torchrun --nproc-per-node 2 -m bench.run --backend fsdp"),
         ([*MPIRUN, SCRIPT, "--backend", "single"], "python -m bench.run --backend single"),
         ([*PYTHON, "-m", "bench.run", "--backend", "ddpp"], "invalid choice 'ddpp'"),
         ([*PYTHON, "-m", "bench.run", "--backend", "single", "--stepz", "3"], "--stepz"),
         ([*PYTHON, "-m", "bench.run", "--backend", "deepspeed", "--zero-stage", "4"], "invalid choice '4'"),
-        ([*PYTHON, "-m", "bench.run", "--backend", "single", "--preset", "huge"], "unknown preset 'huge'; there are: tiny"),
-        ([*PYTHON, "-m", "bench.run", "--backend", "single", "--data", "cats"], "unknown data set 'cats'; there are: textures"),
+        (
+            [*PYTHON, "-m", "bench.run", "--backend", "single", "--preset", "huge"],
+            "unknown preset 'huge'; there are: tiny",
+        ),
+        (
+            [*PYTHON, "-m", "bench.run", "--backend", "single", "--data", "cats"],
+            "unknown data set 'cats'; there are: textures",
+        ),
         ([*PYTHON, "-m", "bench.run", "--backend", "single", "--global-batch", "7"], "try --global-batch 6 or 8"),
         ([*PYTHON, "-m", "bench.run", "--backend", "single", "--device", "cuda"], "--device cuda needs a GPU"),
         ([*MPIRUN, SCRIPT, "--backend", "ring", "--global-batch", "6"], "try --global-batch 4 or 8"),
@@ -48,7 +57,8 @@ def test_engine_that_is_not_installed(folder: Path) -> None:
         "        if name.partition('.')[0] == 'horovod': raise ModuleNotFoundError(name)\n"
         "import importlib.util as util\n"
         "real = util.find_spec\n"
-        "util.find_spec = lambda name, package=None: None if name == 'horovod' else real(name, package)\n")
+        "util.find_spec = lambda name, package=None: None if name == 'horovod' else real(name, package)\n"
+    )
     env = environment()
     env["PYTHONPATH"] = f"{folder}:{env['PYTHONPATH']}"
     code, output = refused([*MPIRUN, SCRIPT, "--backend", "horovod"], env=env)
@@ -118,9 +128,24 @@ def test_broken_image_names_the_file(folder: Path) -> None:
 
 
 def test_eight_ranks_on_fewer_cores_are_marked(folder: Path) -> None:
-    words = [BIN / "horovodrun", "-np", "8", sys.executable, "-m", "bench.run", "--backend", "horovod", "--global-batch", "16", *QUICK,
-             "--results", folder]
-    ended = subprocess.run([str(word) for word in words], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=250)
+    words = [
+        BIN / "horovodrun",
+        "-np",
+        "8",
+        sys.executable,
+        "-m",
+        "bench.run",
+        "--backend",
+        "horovod",
+        "--global-batch",
+        "16",
+        *QUICK,
+        "--results",
+        folder,
+    ]
+    ended = subprocess.run(
+        [str(word) for word in words], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=250
+    )
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
     import json
     import os

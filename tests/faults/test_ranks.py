@@ -18,9 +18,9 @@ def check(outcome: Outcome, cause: str, words: str) -> None:
     assert words in failure["message"]
     assert outcome.output.count("bench.run: ") == 1, outcome.output[-3000:]
     assert "failed on rank 1 of 2, step 2" in outcome.output
-    assert "bench/run.py\", line" not in outcome.output  # no bare traceback of this project
+    assert 'bench/run.py", line' not in outcome.output  # no bare traceback of this project
     assert outcome.after < SECONDS
-    assert [rank["step_s"] for rank in outcome.record["ranks"] if rank["rank"] == 0][0]  # what was measured is kept
+    assert any(rank["step_s"] for rank in outcome.record["ranks"] if rank["rank"] == 0)  # what was measured is kept
 
 
 @pytest.mark.parametrize("backend", ENGINES)

@@ -13,7 +13,6 @@ import model
 import model.data
 from backends.base import Backend, EngineConfig
 from backends.world import World
-from bench.config import RunConfig
 from bench.loop import train
 from bench.measure.clock import Clock
 from bench.workload import optimizer_factory
@@ -81,22 +80,36 @@ def batches(world: World, accumulation: int) -> Callable[[int, int], dict[str, T
 def engine_config(world: World, case: Case, accumulation: int, **settings: Any) -> EngineConfig:
     """Small buckets, so that there are several."""
     return EngineConfig(
-        accumulation=accumulation, micro_batch=GLOBAL_BATCH // world.size // accumulation, clip_norm=case.clip_norm,
-        bucket_mb=0.5, timeout_s=60, **settings)
+        accumulation=accumulation,
+        micro_batch=GLOBAL_BATCH // world.size // accumulation,
+        clip_norm=case.clip_norm,
+        bucket_mb=0.5,
+        timeout_s=60,
+        **settings,
+    )
 
 
 def setup(backend: Backend, case: Case, seed: int = 0) -> None:
     """Hand model and optimizer to the engine."""
-    backend.setup(build(case, seed), optimizer_factory(
-        case.optimizer, lr=case.lr, weight_decay=case.weight_decay, device=backend.device))
+    backend.setup(
+        build(case, seed),
+        optimizer_factory(case.optimizer, lr=case.lr, weight_decay=case.weight_decay, device=backend.device),
+    )
 
 
-def run(backend: Backend, steps: int = STEPS, make: Callable[[int, int], dict[str, Tensor]] | None = None) -> list[float]:
+def run(
+    backend: Backend, steps: int = STEPS, make: Callable[[int, int], dict[str, Tensor]] | None = None
+) -> list[float]:
     """Total losses of the global batch, one a step."""
     accumulation = backend.config.accumulation
     taken = train(
-        backend, make or batches(backend.world, accumulation), steps=steps, accumulation=accumulation,
-        clock=Clock(backend.device), watch=Quiet())
+        backend,
+        make or batches(backend.world, accumulation),
+        steps=steps,
+        accumulation=accumulation,
+        clock=Clock(backend.device),
+        watch=Quiet(),
+    )
     everyone = backend.gather([step.losses["total"].item() for step in taken])
     return [sum(rank[i] for rank in everyone) / len(everyone) for i in range(steps)]
 
@@ -113,7 +126,9 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, flo
     assert set(ours["state"]) == set(theirs["state"])
     assert ours["state"]
     losses = [abs(a - b) / abs(b) for a, b in zip(ours["losses"], theirs["losses"], strict=True)]
-    parameters = [(ours["state"][name].double() - value.double()).abs().max().item() for name, value in theirs["state"].items()]
+    parameters = [
+        (ours["state"][name].double() - value.double()).abs().max().item() for name, value in theirs["state"].items()
+    ]
     worst = max(losses), max(parameters)
     return worst if all(map(torch.isfinite, map(torch.tensor, worst))) else (float("inf"), float("inf"))
 

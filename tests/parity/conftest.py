@@ -23,8 +23,16 @@ LAUNCHERS = {
     "deepspeed": [BIN / "deepspeed", "--no_local_rank", "--master_port", str(free_port()), "--num_accelerators", "2"],
 }
 VARIANTS = {
-    "ddp": "ddp", "fsdp": "fsdp", "horovod": "horovod", "ring": "ring", "zero-0": "deepspeed", "zero-1": "deepspeed",
-    "zero-2": "deepspeed", "zero-2-offload": "deepspeed", "zero-3": "deepspeed", "zero-3-offload": "deepspeed",
+    "ddp": "ddp",
+    "fsdp": "fsdp",
+    "horovod": "horovod",
+    "ring": "ring",
+    "zero-0": "deepspeed",
+    "zero-1": "deepspeed",
+    "zero-2": "deepspeed",
+    "zero-2-offload": "deepspeed",
+    "zero-3": "deepspeed",
+    "zero-3-offload": "deepspeed",
 }  # label -> backend
 
 

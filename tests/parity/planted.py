@@ -60,6 +60,7 @@ def horovod_sum(backend: Any) -> Any:
 
 def horovod_clip_early(backend: Any) -> Any:
     """Gradients are clipped on each rank, before they are exchanged."""
+
     def swapped() -> None:
         nn.utils.clip_grad_norm_(backend.parameters, backend.config.clip_norm)
         type(backend)._finish_exchange(backend)

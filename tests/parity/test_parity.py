@@ -14,8 +14,11 @@ ADAMW_LOSS, ADAMW_PARAMETER = 1e-5, 1e-4
 # bfloat16 keeps 8 bits: matrices of another shape round differently, by up to 2^-8 in an activation and less in their mean.
 AMP_LOSS, AMP_PARAMETER = 2e-3, 2e-3
 
-faulty = [(label, fault) for label, backend in (("ddp", "ddp"), ("horovod", "horovod"), ("ring", "ring"), ("zero-1", "deepspeed"))
-          for fault in FAULTS[backend]]
+faulty = [
+    (label, fault)
+    for label, backend in (("ddp", "ddp"), ("horovod", "horovod"), ("ring", "ring"), ("zero-1", "deepspeed"))
+    for fault in FAULTS[backend]
+]
 
 
 @pytest.mark.parametrize("label", VARIANTS)

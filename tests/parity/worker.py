@@ -18,8 +18,14 @@ from tests.parity.cases import CASES
 from tests.parity.planted import FAULTS, deepspeed_default_clipping_refused
 
 # ZeRO-3 last: it replaces torch.nn.functional.linear for the whole process.
-STAGES = {"zero-0": (0, False), "zero-1": (1, False), "zero-2": (2, False), "zero-2-offload": (2, True), "zero-3": (3, False),
-          "zero-3-offload": (3, True)}
+STAGES = {
+    "zero-0": (0, False),
+    "zero-1": (1, False),
+    "zero-2": (2, False),
+    "zero-2-offload": (2, True),
+    "zero-3": (3, False),
+    "zero-3-offload": (3, True),
+}
 
 
 def variants(name: str) -> dict[str, dict[str, object]]:
