@@ -1,4 +1,4 @@
-"""Horovod (Sergeev & Del Balso 2018, arXiv 1802.05799): hooks hand gradients to a background thread that fuses and ring-reduces them."""
+"""Horovod (Sergeev & Del Balso 2018, arXiv 1802.05799): hooks hand gradients to a background thread that fuses and reduces them."""
 
 import os
 from importlib.util import find_spec
