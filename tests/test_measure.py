@@ -1,0 +1,236 @@
+"""Instruments, each held against something whose size is known."""
+
+import gc
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from bench.measure import clock, energy, memory
+from bench.measure.clock import Clock
+from bench.measure.energy import Energy
+from bench.measure.memory import Activations, PeakMemory, bytes_held, device_memory, give_back_freed
+
+CPU = torch.device("cpu")
+MB = 2**20
+
+
+# --- time
+
+
+class Hands:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def hands(monkeypatch) -> Hands:
+    made = Hands()
+    monkeypatch.setattr(clock, "time", made)
+    return made
+
+
+def test_a_step_lasts_from_its_beginning_to_its_end(hands):
+    made = Clock(CPU)
+    for batch, work in ((0.5, 2.0), (0.25, 1.0)):
+        with made.step():
+            for _ in range(2):
+                with made.data():
+                    hands.now += batch
+                hands.now += work
+        hands.now += 50  # between steps: nobody's
+    made.finish()
+    assert made.step_s == [5.0, 2.5]
+    assert made.data_s == [1.0, 0.5]
+
+
+def test_a_step_that_fails_is_no_measurement(hands):
+    made = Clock(CPU)
+
+    def fail() -> None:
+        with made.step():
+            hands.now += 1
+            raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        fail()
+    assert (made.step_s, made.data_s) == ([], [])
+
+
+# --- memory
+
+
+@pytest.fixture
+def unshared(monkeypatch) -> None:
+    """Other processes come and go, and with them the pages shared: not in these tests."""
+    real = memory.smaps
+    monkeypatch.setattr(memory, "smaps", lambda: (found := real()) | {"Pss": found["Rss"]})
+
+
+@pytest.mark.usefixtures("unshared")
+def test_the_peak_is_what_was_held_at_once_since_the_last_look():
+    block = torch.ones(100 * MB // 4)
+    del block  # gone before: must not be seen
+    gc.collect()
+    peak = PeakMemory(CPU)
+    assert abs(peak.take()) < 16 * MB
+    block = torch.ones(64 * MB // 4)
+    del block
+    gc.collect()
+    assert 56 * MB < peak.take() < 80 * MB
+    assert abs(peak.take()) < 16 * MB, "a look begins anew"
+    held = torch.ones(64 * MB // 4)
+    peak.take()
+    assert 56 * MB < peak.take() < 80 * MB, "what is still held counts"
+    del held
+
+
+def test_pages_shared_with_others_are_left_out(monkeypatch):
+    levels = iter([{"Rss": 500, "Pss": 300}, {"Rss": 700, "Pss": 400}])
+    monkeypatch.setattr(memory, "smaps", lambda: next(levels))
+    monkeypatch.setattr(memory, "resident_peak", lambda: 900)
+    assert PeakMemory(CPU).take() == 900 - (700 - 400) - 300
+
+
+def test_the_kernels_own_numbers_are_read():
+    found = memory.smaps()
+    assert found["Rss"] >= found["Pss"] > MB
+    assert memory.resident_peak() > MB
+
+
+def test_freed_memory_is_given_back():
+    """Small blocks stay in the allocator's arenas until they are trimmed."""
+    blocks = [torch.ones(4096) for _ in range(4000)]  # 62 MB in pieces of 16 kB
+    last = torch.ones(4096)  # above them all: without trimming, the heap can't shrink
+    blocks.clear()
+    before = memory.smaps()["Rss"]
+    give_back_freed()
+    assert memory.smaps()["Rss"] < before - 32 * MB
+    del last
+
+
+def test_a_cpu_has_no_device_memory():
+    assert device_memory(CPU) == {}
+
+
+def test_activations_of_a_small_graph_are_counted_exactly():
+    layers = nn.Sequential(nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 2))
+    batch = torch.randn(8, 16)
+    with Activations() as kept:
+        loss = (layers(batch) ** 2).sum()
+    loss.backward()
+    # the batch, tanh's result (kept by tanh and by the next layer), the output that is squared; no weights
+    assert kept.peak_bytes == 4 * (8 * 16 + 8 * 4 + 8 * 2)
+
+
+def test_activations_are_those_of_the_largest_micro_batch():
+    layer = nn.Linear(16, 4)
+    batches = [torch.randn(rows, 16) for rows in (8, 32, 2)]
+    with Activations() as kept:
+        for batch in batches:
+            kept.next_micro_batch()
+            layer(batch).sum().backward()
+    assert kept.peak_bytes == 4 * 32 * 16
+
+
+def test_a_storage_is_kept_once_however_many_views_are():
+    batch = torch.randn(8, 16)
+    layers = [nn.Linear(8, 2), nn.Linear(8, 2)]
+    with Activations() as kept:
+        for layer, half in zip(layers, batch.chunk(2, dim=1), strict=True):
+            layer(half)
+    assert kept.peak_bytes == 4 * 8 * 16
+    outside = kept.peak_bytes
+    layers[0](torch.randn(100, 8))
+    assert kept.peak_bytes == outside, "nothing is counted outside"
+
+
+def test_shared_storages_are_held_once_by_the_first_that_names_them():
+    flat = torch.zeros(100)
+    held = bytes_held({
+        "gradients": [flat[:50].view(5, 10), flat[50:]],
+        "buffers": [flat, torch.zeros(3, dtype=torch.float64), torch.empty(0), torch.empty(0)],
+        "optimizer": [],
+    })
+    assert held == {"gradients": 400, "buffers": 24, "optimizer": 0}
+
+
+# --- energy
+
+
+@pytest.fixture
+def rapl(tmp_path, monkeypatch):
+    """Two packages, and a domain inside the first, which is part of its count."""
+    monkeypatch.setattr(energy, "RAPL", tmp_path)
+
+    def write(first: int, second: int) -> None:
+        for name, value in {"intel-rapl:0": first, "intel-rapl:1": second, "intel-rapl:0:0": 7 * first}.items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / "energy_uj").write_text(f"{value}\n")
+
+    return write
+
+
+def test_energy_is_the_sum_over_packages(rapl):
+    rapl(1_000_000, 2_000_000)
+    with Energy() as spent:
+        rapl(4_000_000, 2_500_000)
+    assert (spent.joules, spent.reason) == (3.5, None)
+
+
+def test_a_counter_that_wrapped_around_is_no_measurement(rapl):
+    rapl(9_000_000, 2_000_000)
+    with Energy() as spent:
+        rapl(1_000_000, 60_000_000)
+    assert spent.joules is None
+    assert "wrapped around" in str(spent.reason)
+
+
+def test_without_a_counter_there_is_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(energy, "RAPL", tmp_path)
+    with Energy() as spent:
+        pass
+    assert spent.joules is None
+    assert "no RAPL counter" in str(spent.reason)
+
+
+def test_a_counter_that_only_root_reads_is_a_reason(rapl, monkeypatch):
+    rapl(1, 1)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(energy.Path, "read_text", refuse)
+    with Energy() as spent:
+        pass
+    assert spent.joules is None
+    assert "Permission denied" in str(spent.reason)
+
+
+def test_an_error_inside_the_window_is_not_hidden(rapl):
+    rapl(1, 1)
+
+    def fail() -> None:
+        with Energy():
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        fail()
+
+
+def test_gpus_are_asked_each_for_its_joules(monkeypatch):
+    readings = iter([5_000, 1_000, 8_000, 1_500])  # millijoules: two GPUs, before and after
+    fake = SimpleNamespace(
+        NVMLError=type("NVMLError", (Exception,), {}), nvmlInit=lambda: None, nvmlShutdown=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: index, nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(readings))
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    with Energy(gpus=2) as spent:
+        pass
+    assert spent.joules == 3.5

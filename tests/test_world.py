@@ -1,0 +1,89 @@
+"""Each launcher's own variables, and what a user is told who took the wrong one."""
+
+import pytest
+
+from backends.world import ACCEPTED, LaunchError, World
+
+LAUNCHED = {
+    "horovodrun": {"HOROVOD_RANK": "3", "HOROVOD_SIZE": "4", "HOROVOD_LOCAL_RANK": "1", "HOROVOD_LOCAL_SIZE": "2"},
+    "torchrun": {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"},
+    "deepspeed": {"CROSS_SIZE": "2", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_SIZE": "2"},
+    "mpirun": {
+        "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+    },
+}
+WITNESS = {"horovodrun": "HOROVOD_RANK", "torchrun": "TORCHELASTIC_RUN_ID", "deepspeed": "CROSS_SIZE",
+           "mpirun": "OMPI_COMM_WORLD_RANK"}
+COMMANDS = {
+    "single": "python -m bench.run --backend single",
+    "ddp": "torchrun --nproc-per-node 4 -m bench.run --backend ddp",
+    "fsdp": "torchrun --nproc-per-node 4 -m bench.run --backend fsdp",
+    "deepspeed": "deepspeed --num_accelerators 4 bench/run.py --backend deepspeed",
+    "horovod": "horovodrun -np 4 python -m bench.run --backend horovod",
+    "ring": "mpirun -np 4 python -m bench.run --backend ring",
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHED)
+def test_each_launcher_is_recognised(launcher):
+    assert World.from_env(LAUNCHED[launcher]) == World(3, 4, 1, 2, launcher)
+
+
+def test_a_process_that_nobody_launched_is_alone():
+    assert World.from_env({"PATH": "/bin", "RANK": "7"}) == World(0, 1, 0, 1, "python")
+
+
+def test_the_environment_of_this_process_is_read_when_asked(monkeypatch):
+    for name in {name for names in LAUNCHED.values() for name in names}:
+        monkeypatch.delenv(name, raising=False)
+    assert World.from_env() == World()
+    for name, value in LAUNCHED["torchrun"].items():
+        monkeypatch.setenv(name, value)
+    assert World.from_env() == World(3, 4, 1, 2, "torchrun")
+
+
+def test_horovodrun_over_mpirun_is_horovodruns():
+    """horovodrun may start its ranks through mpirun, whose variables are then there as well."""
+    assert World.from_env(LAUNCHED["mpirun"] | LAUNCHED["horovodrun"]).launcher == "horovodrun"
+
+
+@pytest.mark.parametrize(("launcher", "missing"), [
+    (launcher, name) for launcher, env in LAUNCHED.items() for name in env if name != WITNESS[launcher]
+])
+@pytest.mark.parametrize("left", [None, "", "one", "-1"])
+def test_incomplete_variables_are_named(launcher, missing, left):
+    env = {name: value for name, value in LAUNCHED[launcher].items() if name != missing}
+    if left is not None:
+        env[missing] = left
+    with pytest.raises(LaunchError) as caught:
+        World.from_env(env)
+    assert launcher in str(caught.value)
+    assert missing in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ACCEPTED)
+@pytest.mark.parametrize("launcher", ["python", *LAUNCHED])
+def test_the_wrong_launcher_is_answered_with_the_right_command(launcher, backend):
+    world = World(0, 4, 0, 4, launcher)
+    if launcher in ACCEPTED[backend]:
+        world.check_launcher(backend)
+        return
+    with pytest.raises(LaunchError) as caught:
+        world.check_launcher(backend)
+    assert str(caught.value).splitlines()[-1].strip() == COMMANDS[backend]
+    assert ("without a launcher" if launcher == "python" else launcher) in str(caught.value)
+
+
+def test_what_launches_what():
+    assert {backend: accepted[0] for backend, accepted in ACCEPTED.items()} == {
+        "single": "python", "ddp": "torchrun", "fsdp": "torchrun", "deepspeed": "deepspeed", "horovod": "horovodrun",
+        "ring": "mpirun",
+    }
+    assert "torchrun" in ACCEPTED["ring"]
+    assert "mpirun" in ACCEPTED["horovod"]
+
+
+def test_one_process_is_told_to_start_two():
+    with pytest.raises(LaunchError, match="nproc-per-node 2 "):
+        World().check_launcher("ddp")
