@@ -234,3 +234,26 @@ def test_gpus_are_asked_each_for_its_joules(monkeypatch):
     with Energy(gpus=2) as spent:
         pass
     assert spent.joules == 3.5
+
+
+def test_gpus_that_can_not_be_asked_are_a_reason(monkeypatch):
+    class NVMLError(Exception):
+        pass
+
+    def refuse() -> None:
+        raise NVMLError("Driver Not Loaded")
+
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(NVMLError=NVMLError, nvmlInit=refuse))
+    with Energy(gpus=1) as spent:
+        pass
+    assert spent.joules is None
+    assert spent.reason == "NVML has no energy counter: Driver Not Loaded"
+
+
+def test_a_counter_that_goes_away_inside_the_window_is_a_reason(rapl, tmp_path):
+    rapl(1, 1)
+    with Energy() as spent:
+        for name in ("intel-rapl:0", "intel-rapl:1"):
+            (tmp_path / name / "energy_uj").unlink()
+    assert spent.joules is None
+    assert "no RAPL counter" in str(spent.reason)

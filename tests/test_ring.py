@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -185,3 +186,6 @@ def test_mpi_alone_and_to_itself():
     turned = torch.arange(6.0).view(2, 3).t()  # not contiguous, as a parameter may be
     transport.broadcast(turned)
     assert turned.tolist() == [[0, 3], [1, 4], [2, 5]]
+    transport.comm = SimpleNamespace(Bcast=lambda memory, root: memory.fill(0))  # rank 0's values are zeros
+    transport.broadcast(turned)
+    assert not turned.any()

@@ -24,25 +24,31 @@ class Energy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.reason is None:
+        if self.reason is not None:
+            return
+        try:
             spent = [end - begin for begin, end in zip(self._begin, self._read(), strict=True)]
-            if min(spent) < 0:
-                self.reason = "an energy counter wrapped around during the window"
-            else:
-                self.joules = sum(spent)
+        except (OSError, RuntimeError) as lost:  # the run itself is whole
+            self.reason = str(lost)
+            return
+        if min(spent) < 0:
+            self.reason = "an energy counter wrapped around during the window"
+        else:
+            self.joules = sum(spent)
 
     def _read(self) -> list[float]:
         if self.gpus:
             import pynvml
 
-            pynvml.nvmlInit()
             try:
-                handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(self.gpus)]
-                return [pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3 for handle in handles]
+                pynvml.nvmlInit()
+                try:
+                    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(self.gpus)]
+                    return [pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3 for handle in handles]
+                finally:
+                    pynvml.nvmlShutdown()
             except pynvml.NVMLError as error:
                 raise RuntimeError(f"NVML has no energy counter: {error}") from error
-            finally:
-                pynvml.nvmlShutdown()
         packages = sorted(RAPL.glob("intel-rapl:[0-9]*/energy_uj"))
         packages = [p for p in packages if p.parent.name.count(":") == 1]
         if not packages:

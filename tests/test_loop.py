@@ -1,0 +1,160 @@
+"""The one loop, with an engine that only writes down what is asked of it."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+import backends
+from backends.base import StepInfo
+from bench import loop
+from bench.loop import NonFinite, check_finite, train
+from bench.measure.clock import Clock
+
+CPU = torch.device("cpu")
+
+
+class Losses(NamedTuple):
+    total: Tensor
+    lm: Tensor
+
+
+class Engine:
+    """Losses are the batch's value and half of it."""
+
+    def __init__(self, log: list[Any], steps: int = 0) -> None:
+        self.log, self.steps, self.device = log, steps, CPU
+
+    def forward(self, batch: Mapping[str, Tensor], *, sync: bool) -> Losses:
+        self.log.append(("forward", batch["x"].item(), sync))
+        return Losses(batch["x"] * 1.0, batch["x"] / 2)
+
+    def backward(self, loss: Tensor) -> None:
+        self.log.append(("backward", loss.item()))
+
+    def step(self) -> StepInfo:
+        self.log.append("step")
+        self.steps += 1
+        return StepInfo(skipped=False, grad_norm=float(self.steps))
+
+
+class Watcher:
+    def __init__(self, log: list[Any]) -> None:
+        self.log = log
+
+    def at(self, step: int, phase: str) -> None:
+        self.log.append((step, phase))
+
+
+def take(backend: Engine, watch: Any = None, *, value=lambda step, micro: 10.0 * step + micro, **changed: Any) -> list[loop.Step]:
+    def batches(step: int, micro: int) -> dict[str, Tensor]:
+        backend.log.append(("batch", step, micro))
+        return {"x": torch.tensor(value(step, micro))}
+
+    given = {"steps": 2, "accumulation": 2, "clock": Clock(CPU), "watch": watch or Watcher([]), **changed}
+    return train(backend, batches, **given)  # type: ignore[arg-type]
+
+
+def test_calls_come_in_order():
+    log: list[Any] = []
+    clock = Clock(CPU)
+    clocked = len(clock.step_s)
+    take(Engine(log), Watcher(log), steps=1, clock=clock, before_update=lambda: log.append("before update"),
+         after_step=lambda step: log.append(("after step", step.number, len(clock.step_s) - clocked)))
+    assert log == [
+        (0, "data"), ("batch", 0, 0), (0, "forward"), ("forward", 0.0, False), (0, "backward"), ("backward", 0.0),
+        (0, "data"), ("batch", 0, 1), (0, "forward"), ("forward", 1.0, True), (0, "backward"), ("backward", 0.5),
+        "before update", (0, "update"), "step", ("after step", 0, 1),
+    ]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_gradients_are_exchanged_with_the_last_micro_batch_alone(accumulation):
+    log: list[Any] = []
+    take(Engine(log), accumulation=accumulation)
+    syncs = [entry[2] for entry in log if entry[0] == "forward"]
+    assert syncs == [*[False] * (accumulation - 1), True] * 2
+    assert log.count("step") == 2
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_the_loss_is_divided_once(accumulation):
+    log: list[Any] = []
+    steps = take(Engine(log), accumulation=accumulation, value=lambda step, micro: 8.0)
+    assert [entry[1] for entry in log if entry[0] == "backward"] == [8.0 / accumulation] * (2 * accumulation)
+    assert [{name: value.item() for name, value in step.losses.items()} for step in steps] == [{"total": 8.0, "lm": 4.0}] * 2
+
+
+def test_losses_are_means_over_micro_batches_and_keep_no_graph():
+    leaf = torch.tensor(1.0, requires_grad=True)
+
+    class Learning(Engine):
+        def forward(self, batch: Mapping[str, Tensor], *, sync: bool) -> Losses:
+            return Losses(batch["x"] * leaf, batch["x"] * leaf / 2)
+
+    steps = take(Learning([]), steps=1)
+    assert steps[0].losses["total"].item() == 0.5
+    assert steps[0].losses["lm"].item() == 0.25
+    assert not any(value.requires_grad for value in steps[0].losses.values())
+
+
+def test_positions_go_on_from_where_the_engine_stands():
+    log: list[Any] = []
+    backend = Engine(log, steps=7)
+    steps = take(backend)
+    assert [step.number for step in steps] == [7, 8]
+    assert [entry[1:] for entry in log if entry[0] == "batch"] == [(7, 0), (7, 1), (8, 0), (8, 1)]
+    assert [step.info.grad_norm for step in steps] == [8.0, 9.0]
+    assert [step.number for step in take(backend, steps=1)] == [9]
+
+
+def test_every_step_is_under_the_clock():
+    clock = Clock(CPU)
+    take(Engine([]), steps=3, clock=clock)
+    assert (len(clock.step_s), len(clock.data_s)) == (3, 3)
+    assert all(0 < data <= step for data, step in zip(clock.data_s, clock.step_s, strict=True))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_at_its_step(bad):
+    log: list[Any] = []
+    with pytest.raises(NonFinite, match=f"step 1: total is {bad}, lm is {bad}; lower --lr"):
+        take(Engine(log), steps=5, value=lambda step, micro: bad if step == 1 else 1.0)
+    assert log.count("step") == 2
+
+
+def test_the_part_that_is_no_number_is_named_alone():
+    with pytest.raises(NonFinite) as caught:
+        check_finite(4, {"total": torch.tensor(1.0), "focal": torch.tensor(math.nan), "dice": torch.tensor(2.0)})
+    assert "step 4: focal is nan" in str(caught.value)
+    assert "dice" not in str(caught.value)
+    assert caught.value.ringzero_cause == "non-finite"
+    check_finite(4, {"total": torch.tensor(1.0)})
+
+
+def test_elsewhere_than_on_a_cpu_losses_are_looked_at_after_the_window():
+    """Looking at a value on a GPU waits for it."""
+    log: list[Any] = []
+
+    class Late(Engine):
+        def __init__(self) -> None:
+            super().__init__(log)
+            self.device = torch.device("meta")
+
+        def forward(self, batch: Mapping[str, Tensor], *, sync: bool) -> Losses:
+            return Losses(torch.tensor(math.nan), torch.tensor(1.0))
+
+    with pytest.raises(NonFinite, match="step 0: total is nan"):
+        take(Late(), steps=3)
+    assert log.count("step") == 3
+
+
+def test_the_loop_names_no_engine():
+    words = set(re.findall(r"[a-z_]+", Path(loop.__file__).read_text().lower()))
+    assert not words & {*backends.NAMES, "zero", "mpi", "nccl", "gloo", "distributed"}
+    assert "backend" in words
