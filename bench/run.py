@@ -13,13 +13,20 @@ import socket
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from backends.world import LaunchError, World
 from bench.config import ConfigError, RunConfig
 from bench.cores import Cores, apply_threads, settle
+from bench.environment import commit, snapshot
+from bench.failure import Failure
 from bench.flags import parse
-from bench.watch import EXIT_FAILED, Failure, Watch
+from bench.watch import EXIT_FAILED, Watch
+
+if TYPE_CHECKING:
+    from backends.base import Backend
+    from bench.record import RecordFile
 
 EXIT_USAGE = 2
 
@@ -48,46 +55,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     watch.start()  # before torch: its threads inherit which signals are blocked
     cores = settle(world, bind=config.measure.bind)
     try:
-        return run(config, world, cores, watch, arguments)
+        return run(config, world, cores, watch)
     except BaseException as error:
         if watch.joined:
             watch.failed(error)
-        raise
+        if not isinstance(error, Exception):
+            raise
+        expected = isinstance(error, (ValueError, RuntimeError)) and not type(error).__module__.startswith("torch")
+        return refuse(
+            error if expected else RuntimeError(f"{type(error).__name__} before the run began: {error}"), first
+        )
 
 
-def run(config: RunConfig, world: World, cores: Cores, watch: Watch, arguments: Sequence[str]) -> int:
+def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
     """Join the other ranks, measure, write the record. Library warnings are the libraries' business: results speak here."""
     warnings.simplefilter("ignore")
     threads = apply_threads(cores)
 
-    import backends
-    from backends.base import BackendUnavailable, EngineConfig
-    from bench.environment import commit, snapshot
     from bench.experiment import measure
-    from bench.record import SCHEMA, RecordError, RecordFile, now, run_id
+    from bench.record import RecordError, RecordFile, now, run_id
     from bench.report.summary import print_summary
-    from bench.workload import Workload, check_names
+    from bench.workload import Workload
 
-    first = world.local_rank == 0
-    try:
-        check_names(config.workload)
-        backend = backends.load(config.engine.backend)(
-            world,
-            EngineConfig(
-                accumulation=config.training.accumulation,
-                micro_batch=config.micro_batch(world.size),
-                clip_norm=config.training.clip_norm,
-                bucket_mb=config.engine.bucket_mb,
-                zero_stage=config.engine.zero_stage,
-                offload_optimizer=config.engine.offload_optimizer,
-                transport=config.engine.transport,
-                device=device(config, world),
-                timeout_s=config.measure.limit_s * 2,  # the watch speaks first: it knows who and where
-            ),
-        )
-    except (ValueError, BackendUnavailable) as error:
-        return refuse(error, first)
-
+    backend = join(config, world)
     name = backend.gather(run_id(config.engine.label, world.size, commit()["commit"]))[0]
     file = RecordFile(config.output.results.absolute(), name)
     who = {
@@ -97,26 +87,9 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch, arguments: 
         "cores": list(cores.seen),
         "threads": threads,
     }
-    hosts = sorted({entry["host"] for entry in backend.gather(who)})
-    content: dict[str, Any] = {
-        "schema": SCHEMA,
-        "run_id": name,
-        "status": "running",
-        "failure": None,
-        "started": now(),
-        "finished": None,
-        "command": [sys.executable, *sys.orig_argv[1:]],
-        "config": config.to_dict(),
-        "experiment": config.experiment_id(),
-        "engine": {"label": config.engine.label},
-        "world": {
-            "size": world.size,
-            "device": backend.device.type,
-            "launcher": world.launcher,
-            "hosts": hosts,
-            "oversubscribed": cores.oversubscribed,
-        },
-    }
+    everyone = backend.gather(who)
+    content = opening(config, world, cores, everyone) | {"run_id": name}
+    content["world"]["device"] = backend.device.type
     problem = None
     if world.rank == 0:
         content["environment"] = snapshot()
@@ -127,30 +100,18 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch, arguments: 
     problem = backend.gather(problem)[0]
     if problem:
         backend.close()
-        return refuse(RecordError(problem), first)
+        raise RecordError(problem)
 
-    def close_record(failure: Failure, measured: Mapping[int, Any]) -> None:
-        last = file.read()
-        last |= {"status": "failed", "finished": now(), "failure": vars(failure)}
-        last["ranks"] = [{"rank": rank, **values} for rank, values in measured.items() if values]
-        path = file.finish(last)
-        where = f"rank {failure.rank} of {world.size}, step {failure.step}, {failure.phase}"
-        print(
-            f"\nbench.run: {config.engine.label} failed on {where}: {failure.cause}: {failure.message}\nrecord: {path}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    watch.join(file.workdir, close_record)
+    watch.join(file.workdir, partial(close_record, file))
     backend.gather(None)
     workload = Workload(config, world.rank, world.size)
     result = measure(backend, workload, config, watch, file.workdir)
     watch.at(backend.steps, "write")
-    whole = backend.gather(who)
+    path = file.path
     if world.rank == 0:
         content |= {"workload": workload.describe(), **result, "status": "done", "finished": now()}
         content["engine"] |= {key: content.pop(key) for key in ("asked", "applied", "native")}
-        content["ranks"] = [{**identity, **values} for identity, values in zip(whole, result["ranks"], strict=True)]
+        content["ranks"] = [{**identity, **values} for identity, values in zip(everyone, result["ranks"], strict=True)]
         path = file.finish(content)
         if path != file.path:
             print(f"bench.run: {file.path.parent} took no more data; the record is {path}", file=sys.stderr)
@@ -161,7 +122,69 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch, arguments: 
     backend.close()
     if world.rank == 0:
         shutil.rmtree(file.workdir, ignore_errors=True)
-    return 0 if world.rank or path == file.path else EXIT_FAILED
+    return 0 if path == file.path else EXIT_FAILED
+
+
+def join(config: RunConfig, world: World) -> "Backend":
+    """The engine's adapter, with all ranks in it. Raises ValueError for unknown names, BackendUnavailable."""
+    import backends
+    from backends.base import EngineConfig
+    from bench.workload import check_names
+
+    check_names(config.workload)
+    settings = EngineConfig(
+        accumulation=config.training.accumulation,
+        micro_batch=config.micro_batch(world.size),
+        clip_norm=config.training.clip_norm,
+        bucket_mb=config.engine.bucket_mb,
+        zero_stage=config.engine.zero_stage,
+        offload_optimizer=config.engine.offload_optimizer,
+        transport=config.engine.transport,
+        device=device(config, world),
+        timeout_s=config.measure.limit_s * 2,  # the watch speaks first: it knows who and where
+    )
+    return backends.load(config.engine.backend)(world, settings)
+
+
+def opening(config: RunConfig, world: World, cores: Cores, everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the record says before the first step."""
+    from bench.record import SCHEMA, now
+
+    return {
+        "schema": SCHEMA,
+        "run_id": None,
+        "status": "running",
+        "failure": None,
+        "started": now(),
+        "finished": None,
+        "command": [sys.executable, *sys.orig_argv[1:]],
+        "config": config.to_dict(),
+        "experiment": config.experiment_id(),
+        "engine": {"label": config.engine.label},
+        "world": {
+            "size": world.size,
+            "launcher": world.launcher,
+            "hosts": sorted({entry["host"] for entry in everyone}),
+            "oversubscribed": cores.oversubscribed,
+        },
+    }
+
+
+def close_record(file: "RecordFile", failure: Failure, measured: Mapping[int, Any]) -> None:
+    """Write the failure and what was measured until then into the record, and say the one message."""
+    from bench.record import now
+
+    content = file.read()
+    content |= {"status": "failed", "finished": now(), "failure": vars(failure)}
+    content["ranks"] = [{"rank": rank, **values} for rank, values in measured.items() if values]
+    path = file.finish(content)
+    where = f"rank {failure.rank} of {content['world']['size']}, step {failure.step}, {failure.phase}"
+    print(
+        f"\nbench.run: {content['engine']['label']} failed on {where}: {failure.cause}: {failure.message}\n"
+        f"record: {path}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def device(config: RunConfig, world: World) -> str:

@@ -12,9 +12,11 @@ import threading
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from bench.failure import Failure, departed
 
 TICK_S = 0.25
 GRACE_S = 3.0  # how long the others wait for the record to be closed before they leave, and for a late first cause
@@ -25,21 +27,7 @@ SLOW_PHASES = {"build": 1800.0, "setup": 600.0}
 SILENT_S = 60.0  # a process that shows no sign of life at all; less may be one that imports
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-CAUSES = ("error", "non-finite", "died", "time limit", "terminated", "does not fit", "launcher")
 EXIT_FAILED = 1
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Who failed first, where in the run, and why. `cause` is one of CAUSES."""
-
-    rank: int
-    step: int | None
-    phase: str
-    cause: str
-    message: str
-    traceback: str | None = None
-    time: float = 0.0
 
 
 CloseRecord = Callable[[Failure, Mapping[int, Any]], None]
@@ -149,7 +137,7 @@ class Watch:
             alive = self._read("alive", rank)
             if rank == self.rank or alive is None or alive["host"] != socket.gethostname():
                 continue
-            how = _departed(alive["pid"])
+            how = departed(alive["pid"])
             if how and self._read("failed", rank) is None:
                 _, _, step, phase = self._seen(rank)
                 return Failure(rank, step, phase, "died", f"process {alive['pid']} {how}", None, time.time())
@@ -212,7 +200,7 @@ class Watch:
             alive = self._read("alive", rank)
             here = alive is not None and alive["host"] == socket.gethostname()
             frozen = time.time() - self._seen(rank)[0] > self.limit_s / 2
-            if alive is not None and not frozen and not (here and _departed(alive["pid"])):
+            if alive is not None and not frozen and not (here and departed(alive["pid"])):
                 return False
         return True
 
@@ -236,19 +224,3 @@ class Watch:
             return json.loads(self._file(kind, rank).read_text())
         except FileNotFoundError:
             return None
-
-
-def _departed(pid: int) -> str | None:
-    """How a process of this host is gone, or None while it lives. A zombie still knows what killed it."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return "is gone without a word"
-    if fields[0] not in "ZX":
-        return None
-    status = int(fields[-1])
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        hint = ", as the kernel does when memory runs out" if number == signal.SIGKILL else ""
-        return f"was killed by {signal.Signals(number).name}{hint}"
-    return f"exited with status {os.waitstatus_to_exitcode(status)}"

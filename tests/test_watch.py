@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from bench import watch
+from bench.failure import CAUSES, Failure, departed
 from bench.loop import NonFinite
-from bench.watch import BEAT_BYTES, CAUSES, ORDER, SILENT_S, SLOW_PHASES, Failure, Watch, _departed
+from bench.watch import BEAT_BYTES, ORDER, SILENT_S, SLOW_PHASES, Watch
 
 LIMIT_S = 10.0
 
@@ -74,16 +75,16 @@ def child() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 
 def zombie(pid: int) -> str | None:
-    """`_departed` once the process has ended; nobody has asked for its status yet."""
+    """`departed` once the process has ended; nobody has asked for its status yet."""
     deadline = time.monotonic() + 30
-    while (how := _departed(pid)) is None and time.monotonic() < deadline:
+    while (how := departed(pid)) is None and time.monotonic() < deadline:
         time.sleep(0.01)
     return how
 
 
-def test_a_live_process_has_not_departed(child):
-    assert _departed(child("sleep", "60").pid) is None
-    assert _departed(os.getpid()) is None
+def test_a_live_process_has_notdeparted(child):
+    assert departed(child("sleep", "60").pid) is None
+    assert departed(os.getpid()) is None
 
 
 @pytest.mark.parametrize(("number", "said"), [
@@ -103,7 +104,7 @@ def test_a_zombie_still_knows_its_status(child):
 def test_a_process_that_was_waited_for_is_gone_without_a_word(child):
     process = child("true")
     process.wait()
-    assert _departed(process.pid) == "is gone without a word"
+    assert departed(process.pid) == "is gone without a word"
 
 
 def test_a_name_with_brackets_and_blanks_is_no_obstacle(child, tmp_path):
@@ -114,7 +115,7 @@ def test_a_name_with_brackets_and_blanks_is_no_obstacle(child, tmp_path):
     deadline = time.monotonic() + 30
     while "a) Z 1 (b" not in Path(f"/proc/{process.pid}/stat").read_text() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert _departed(process.pid) is None
+    assert departed(process.pid) is None
 
 
 # --- what is seen
