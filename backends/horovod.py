@@ -98,6 +98,7 @@ class Horovod(Replica):
             "gradient_predivide_factor": optimizer.gradient_predivide_factor,
             "hooked_tensors": len(optimizer._requires_update),
             "world_size": self.hvd.size(),
+            "controller": "mpi" if self.hvd.mpi_enabled() else "gloo",  # whichever the launcher was told
         }
 
     def _finish_exchange(self) -> None:

@@ -143,8 +143,8 @@ def command(config: RunConfig, ranks: int) -> Command:
                 "--no_local_rank",
                 str(HERE / "run.py"),
             ]
-        case "horovodrun":  # --gloo: --mpi passes flags that Open MPI 5 refuses
-            argv = [program, "--gloo", "-np", str(ranks), *python]
+        case "horovodrun":
+            argv = [program, "-np", str(ranks), *python]
         case "mpirun":
             argv = [program, "-np", str(ranks)]
             argv += ["--bind-to", "none"]  # ours is the binding, the same under every launcher; mpirun's is its own

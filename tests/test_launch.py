@@ -187,7 +187,7 @@ EXPECTED = {
     "ddp": "{bin}/torchrun --nproc-per-node 2 --master-port PORT -m bench.run --backend ddp",
     "deepspeed": "{bin}/deepspeed --num_accelerators 2 --master_port PORT --no_local_rank {root}/bench/run.py "
     "--backend deepspeed",
-    "horovod": "{bin}/horovodrun --gloo -np 2 {python} -m bench.run --backend horovod",
+    "horovod": "{bin}/horovodrun -np 2 {python} -m bench.run --backend horovod",
     "ring": "{bin}/mpirun -np 2 --bind-to none {python} -m bench.run --backend ring",
 }
 

@@ -132,6 +132,7 @@ def test_a_run_that_goes_on_has_no_failure(ranks):
 @pytest.mark.parametrize(("places", "late"), [
     ([(3, "update"), (3, "forward"), (3, "update")], 1),
     ([(3, "update"), (3, "backward"), (2, "gather")], 2),  # the step counts before the phase
+    ([(3, "backward"), (3, "backward"), (3, "forward")], 2),
     ([(3, "data"), (3, "forward"), (3, "forward")], 0),
     ([(3, "update"), (3, "update"), (3, "update")], 0),
 ])
