@@ -31,8 +31,8 @@ VARIANTS = {
     "zero-1": "deepspeed",
     "zero-2": "deepspeed",
     "zero-2-offload": "deepspeed",
-    "zero-3": "deepspeed",
-    "zero-3-offload": "deepspeed",
+    "zero-3": "deepspeed-3",
+    "zero-3-offload": "deepspeed-3",
 }  # label -> backend
 
 
@@ -41,7 +41,7 @@ def launch(backend: str, folder: Path, part: str) -> None:
     env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     if os.geteuid() == 0:
         env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    command = [str(word) for word in [*LAUNCHERS[backend], WORKER, backend, folder, part]]
+    command = [str(word) for word in [*LAUNCHERS[backend.removesuffix("-3")], WORKER, backend, folder, part]]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, cwd=WORKER.parents[2])
     assert ended.returncode == 0, f"{' '.join(command)}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
 

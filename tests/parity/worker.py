@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -17,7 +18,7 @@ from tests.parity import cases
 from tests.parity.cases import CASES
 from tests.parity.planted import FAULTS, deepspeed_default_clipping_refused
 
-# ZeRO-3 last: it replaces torch.nn.functional.linear for the whole process.
+# ZeRO-3 has processes of its own: it replaces torch.nn.functional.linear for the whole process.
 STAGES = {
     "zero-0": (0, False),
     "zero-1": (1, False),
@@ -28,11 +29,16 @@ STAGES = {
 }
 
 
-def variants(name: str) -> dict[str, dict[str, object]]:
-    """Labels of what one process tries, with the settings that make them."""
-    if name != "deepspeed":
-        return {name: {}}
-    return {label: {"zero_stage": stage, "offload_optimizer": offload} for label, (stage, offload) in STAGES.items()}
+def variants(part: str) -> dict[str, dict[str, Any]]:
+    """Labels of what one process tries, with the settings that make them. `deepspeed-3` is its third stage alone."""
+    if not part.startswith("deepspeed"):
+        return {part: {}}
+    third = part.endswith("-3")
+    return {
+        label: {"zero_stage": stage, "offload_optimizer": offload}
+        for label, (stage, offload) in STAGES.items()
+        if (stage == 3) is third
+    }
 
 
 def sharded_values(backend: Backend) -> int:
@@ -43,7 +49,7 @@ def sharded_values(backend: Backend) -> int:
 def first(backend: Backend, folder: Path) -> None:
     """All cases, six steps in one go with a checkpoint after the third, and the planted faults."""
     accumulation = 1 if backend.world.size == 1 else cases.ACCUMULATION
-    for label, settings in variants(backend.name).items():
+    for label, settings in variants(sys.argv[1]).items():
         found = {}
         for name, case in CASES.items():
             backend.release()
@@ -73,7 +79,7 @@ def first(backend: Backend, folder: Path) -> None:
 
 def second(backend: Backend, folder: Path) -> None:
     """A new process goes on from step 3."""
-    for label, settings in variants(backend.name).items():
+    for label, settings in variants(sys.argv[1]).items():
         backend.release()
         backend.config = cases.engine_config(backend.world, CASES["adamw"], cases.ACCUMULATION, **settings)
         cases.setup(backend, CASES["adamw"])
@@ -87,7 +93,7 @@ def second(backend: Backend, folder: Path) -> None:
 def main() -> None:
     """One rank."""
     torch.set_num_threads(1)
-    name, folder, part = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    name, folder, part = sys.argv[1].partition("-")[0], Path(sys.argv[2]), sys.argv[3]
     world = World.from_env()
     accumulation = 1 if world.size == 1 else cases.ACCUMULATION
     backend = backends.load(name)(world, cases.engine_config(world, CASES["sgd"], accumulation))
