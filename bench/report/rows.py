@@ -39,7 +39,7 @@ class Row:
     throughput: Estimate | None  # samples a second
     step_s: Estimate | None
     vs_single: float | None  # ratio of the throughputs
-    memory_bytes: int | None  # largest rank's peak above its level before set-up, largest of the runs
+    memory_bytes: int | None  # largest rank's peak above its level before the model was built, largest of the runs
     final_loss: float | None  # total loss of the last step, median of the runs
     oversubscribed: bool
 
@@ -86,7 +86,7 @@ def _commit(record: Record) -> str:
 
 
 def memory_bytes(record: Record) -> int | None:
-    """Peak above the level before set-up of the rank that took most; None where a rank was not measured."""
+    """Peak, above the level before the model was built, of the rank that took most; None where a rank was not measured."""
     peaks: list[Any] = [(rank.get("memory") or {}).get("peak_bytes") for rank in record["ranks"]]
     return max(peaks) if peaks and None not in peaks else None
 

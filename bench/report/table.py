@@ -45,7 +45,7 @@ def caption(group: Group) -> list[str]:
         f"interval: bootstrap of that median, {runs}"
         + ("." if group.runs != 1 else ": it knows the spread between steps, not between runs."),
         "vs single: throughput over that of one plain process. "
-        "memory: the largest rank's peak above its level before set-up.",
+        "memory: the largest rank's peak above its level before the model was built.",
         "verified: losses and parameters equal to the single-process run's, step by step, "
         "also under SGD with clipping off and on.",
     ]
