@@ -107,6 +107,10 @@ class FSDP(TorchGroup):
             whole[name] = (value.full_tensor() if isinstance(value, DTensor) else value).to("cpu", copy=True)
         return whole
 
+    def release(self) -> None:
+        self.parameters = []  # they know the mesh, and the mesh its process group
+        super().release()
+
     def holdings(self) -> dict[str, list[Tensor]]:
         assert self.optimizer is not None
         return {

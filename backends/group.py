@@ -1,5 +1,6 @@
 """Joining through torch.distributed: what every engine that stands on a torch process group shares."""
 
+import gc
 from datetime import timedelta
 from typing import Any
 
@@ -29,6 +30,7 @@ class TorchGroup(Backend):
 
     def close(self) -> None:
         self.release()
+        gc.collect()  # what still refers to the group would end its threads while the interpreter is already leaving
         if dist.is_initialized():
             dist.destroy_process_group()  # a group that is left standing aborts some processes at exit
 

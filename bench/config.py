@@ -167,7 +167,9 @@ class RunConfig:
             if unknown := set(given) - set(known):
                 raise ConfigError(f"unknown field {sorted(unknown)} in {name}; there are: {', '.join(known)}")
             paths = {k: Path(v) for k, v in given.items() if v is not None and "Path" in str(known[k].type)}
-            floats = {k: float(v) for k, v in given.items() if known[k].type is float and isinstance(v, int)}  # TOML's 1
+            floats = {
+                k: float(v) for k, v in given.items() if known[k].type is float and isinstance(v, int)
+            }  # TOML's 1
             made[name] = group(**{**given, **paths, **floats})
         return cls(**made)
 

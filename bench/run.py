@@ -8,6 +8,7 @@ if (
 ):  # started as a file, as `deepspeed bench/run.py` does: this folder must not shadow the standard library
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import os
 import shutil
 import socket
 import time
@@ -217,4 +218,7 @@ def leave(code: int, first: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # all is written and left: a library that aborts while the interpreter ends must not undo that
