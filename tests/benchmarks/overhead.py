@@ -26,7 +26,7 @@ from bench.progress import Progress
 from bench.watch import Watch
 from tests.parity import cases
 
-PAIRS, WARMUP = 24, 4
+PAIRS, WARMUP = 40, 4
 CASE = cases.Case(optimizer="adamw", lr=1e-4, clip_norm=1.0)
 
 
