@@ -52,7 +52,9 @@ def train(
     done = []
     for number in range(backend.steps, backend.steps + steps):
         with clock.step():
-            parts: dict[str, Tensor] = {}
+            sums: Tensor | None = (
+                None  # of all parts of the loss at once: a small operation costs as much as a large one
+            )
             for micro in range(accumulation):
                 watch.at(number, "data")
                 with clock.data():
@@ -61,15 +63,18 @@ def train(
                 losses = backend.forward(batch, sync=micro == accumulation - 1)
                 watch.at(number, "backward")
                 backend.backward(losses.total / accumulation)
-                for name, value in losses._asdict().items():
-                    share = value.detach() / accumulation
-                    parts[name] = parts[name] + share if micro else share
+                parts = torch.stack([part.detach() for part in losses])
+                sums = parts if sums is None else sums + parts
             before_update()
             watch.at(number, "update")
             info = backend.step()
-        if backend.device.type == "cpu":  # elsewhere looking would wait for the device; `check_finite` looks at the end
-            check_finite(number, parts)
-        done.append(Step(number, parts, info))
+        assert sums is not None
+        means = sums / accumulation
+        done.append(Step(number, dict(zip(losses._fields, means.unbind(), strict=True)), info))
+        if (
+            backend.device.type == "cpu" and not means.isfinite().all()
+        ):  # on a GPU looking would wait: there, at the end
+            check_finite(number, done[-1].losses)
         after_step(done[-1])
     clock.finish()
     for step in done:

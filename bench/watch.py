@@ -18,12 +18,13 @@ from typing import Any
 
 from bench.failure import Failure, departed
 
-TICK_S = 0.25
+TICK_S = 0.5
 GRACE_S = 3.0  # how long the others wait for the record to be closed before they leave, and for a late first cause
 BEAT_BYTES = 96  # fixed, written in place: a full disk does not silence a heartbeat
 ORDER = ("join", "build", "setup", "data", "forward", "backward", "update", "gather", "write", "close")
 # Fetching and converting pretrained towers, once in a machine's life; building a model and giving it to an engine.
 SLOW_PHASES = {"build": 1800.0, "setup": 600.0}
+BEATS_S = 5.0  # between two readings of all heartbeats while this rank gets on
 SILENT_S = 60.0  # a process that shows no sign of life at all; less may be one that imports
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -47,6 +48,8 @@ class Watch:
         self.joined = False
         self.pid = os.getpid()
         self._place: tuple[float, int, str] = (time.time(), 0, "join")
+        self._peers: dict[int, dict[str, Any]] = {}  # `alive` files never change: each is read once
+        self._beats_due = 0.0
         self._leaving = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
@@ -68,6 +71,12 @@ class Watch:
         self._write("alive", {"pid": self.pid, "host": socket.gethostname()})
         self.at(0, "build")
         self.joined = True
+
+    @property
+    def thread_id(self) -> int:
+        """Of the watching thread, for whoever wants to know what it costs."""
+        assert self._thread.ident is not None
+        return self._thread.ident
 
     def at(self, step: int, phase: str) -> None:
         """The main thread has come to this place."""
@@ -127,15 +136,26 @@ class Watch:
         """The first cause of failure that can be seen from here, if any."""
         if dead := self._dead():  # whatever the living then met follows from it
             return dead
-        told = [Failure(**content) for rank in range(self.size) if (content := self._read("failed", rank))]
-        if told:
+        if told := self._told():
             return min(told, key=lambda failure: (failure.cause == "terminated", failure.time))
         return self._stuck()
 
+    def _told(self) -> list[Failure]:
+        """What ranks wrote before they left; one listing of the folder, however many ranks there are."""
+        names = [name for name in os.listdir(self.folder) if name.endswith(".failed")]
+        return [Failure(**json.loads((self.folder / name).read_text())) for name in names]
+
+    def _alive(self, rank: int) -> dict[str, Any] | None:
+        """Host and process of a rank that has joined."""
+        if rank not in self._peers and (told := self._read("alive", rank)):
+            self._peers[rank] = told
+        return self._peers.get(rank)
+
     def _dead(self) -> Failure | None:
+        here = socket.gethostname()
         for rank in range(self.size):
-            alive = self._read("alive", rank)
-            if rank == self.rank or alive is None or alive["host"] != socket.gethostname():
+            alive = self._alive(rank)
+            if rank == self.rank or alive is None or alive["host"] != here:
                 continue
             how = departed(alive["pid"])
             if how and self._read("failed", rank) is None:
@@ -144,9 +164,12 @@ class Watch:
         return None
 
     def _stuck(self) -> Failure | None:
-        places = {rank: self._seen(rank) for rank in range(self.size) if self._read("alive", rank)}
-        limit = max([self.limit_s, *(SLOW_PHASES.get(place[3], 0.0) for place in places.values())])
         now = time.time()
+        if now - self._place[0] < self.limit_s / 2 and now < self._beats_due:
+            return None  # this rank gets on, so nobody is waited for
+        self._beats_due = now + BEATS_S
+        places = {rank: self._seen(rank) for rank in range(self.size) if self._alive(rank)}
+        limit = max([self.limit_s, *(SLOW_PHASES.get(place[3], 0.0) for place in places.values())])
         silent = any(now - place[0] > max(self.limit_s, SILENT_S) for place in places.values())
         if not silent and any(now - place[1] <= limit for place in places.values()):
             return None
@@ -197,7 +220,7 @@ class Watch:
     def _closes(self) -> bool:
         """This rank is the lowest that still lives."""
         for rank in range(self.rank):
-            alive = self._read("alive", rank)
+            alive = self._alive(rank)
             here = alive is not None and alive["host"] == socket.gethostname()
             frozen = time.time() - self._seen(rank)[0] > self.limit_s / 2
             if alive is not None and not frozen and not (here and departed(alive["pid"])):

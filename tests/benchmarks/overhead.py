@@ -1,6 +1,8 @@
-"""One rank of the comparison of RingZero's loop with a bare one: `overhead.py BACKEND FOLDER`, under the engine's own launcher.
+"""One rank of the comparison of RingZero's loop with a bare one: `overhead.py BACKEND FOLDER PAIRS`, under its own launcher.
 
 Both take the same steps on the same live engine, turn by turn, so that they meet the same machine: B R R B B R R B ...
+Beside the ratio, whose noise is the machine's, the loop's own part is measured inside its steps: what does not pass in a call
+of the engine, and the processor time of the watching thread.
 """
 
 import json
@@ -26,30 +28,39 @@ from bench.progress import Progress
 from bench.watch import Watch
 from tests.parity import cases
 
-PAIRS, WARMUP = 40, 4
+WARMUP = 4
 CASE = cases.Case(optimizer="adamw", lr=1e-4, clip_norm=1.0)
 
 
-def bare(backend: Any, make: Callable[[int, int], Any]) -> None:
-    """One optimizer step as a user of the engine alone would write it."""
+def bare(backend: Any, make: Callable[[int, int], Any]) -> float:
+    """One optimizer step as a user of the engine alone would write it; seconds of it outside the engine's calls."""
     last = cases.ACCUMULATION - 1
     step = backend.steps
+    outside = 0.0
     for micro in range(cases.ACCUMULATION):
         batch = make(step, micro)
-        if backend.name == "deepspeed":
-            loss = backend.engine(batch).total / cases.ACCUMULATION
-            backend.engine.backward(loss, scale_wrt_gas=False)
-            backend.engine.step()
-            continue
         model = backend.model
-        if backend.name == "ddp":
+        if backend.name == "deepspeed":
+            model = backend.engine
+        elif backend.name == "ddp":
             model = backend.wrapped
             model.require_backward_grad_sync = micro == last
         elif backend.name == "fsdp":
             model.set_requires_gradient_sync(micro == last)
         elif backend.name == "ring":
             backend.sync = micro == last
-        (model(batch).total / cases.ACCUMULATION).backward()
+        losses = model(batch)
+        begin = time.perf_counter()
+        loss = losses.total / cases.ACCUMULATION
+        outside += time.perf_counter() - begin
+        if backend.name == "deepspeed":
+            backend.engine.backward(loss, scale_wrt_gas=False)
+            backend.engine.step()
+        else:
+            loss.backward()
+        begin = time.perf_counter()
+        del losses, loss  # the graph's nodes go here
+        outside += time.perf_counter() - begin
     if backend.name == "horovod":
         backend.optimizer.synchronize()
     elif backend.name == "ring":
@@ -66,20 +77,40 @@ def bare(backend: Any, make: Callable[[int, int], Any]) -> None:
         else:
             backend.optimizer.zero_grad()
     backend.steps += 1
+    return outside
 
 
-def seconds(work: Callable[[], Any], backend: Backend) -> float:
-    """Of one step, all ranks starting together."""
+class Inside:
+    """Seconds that pass inside the engine's own calls: the rest of a step is RingZero's."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.total = 0.0
+        for name in ("forward", "backward", "step"):
+            setattr(backend, name, self._timed(getattr(backend, name)))
+
+    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **keywords: Any) -> Any:
+            begin = time.perf_counter()
+            try:
+                return call(*args, **keywords)
+            finally:
+                self.total += time.perf_counter() - begin
+
+        return timed
+
+
+def seconds(work: Callable[[], float], backend: Backend) -> tuple[float, float]:
+    """Of one step, all ranks starting together: in all, and outside the engine's calls."""
     backend.gather(None)
     begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
+    outside = work()
+    return time.perf_counter() - begin, outside
 
 
 def main() -> None:
     """Rank 0 writes the seconds of the slowest rank of each step."""
     torch.set_num_threads(1)
-    name, folder = sys.argv[1], Path(sys.argv[2])
+    name, folder, pairs = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     world = World.from_env()
     watch = Watch(world.rank, world.size, 120, launched=world.launcher != "python")
     watch.start()
@@ -93,7 +124,8 @@ def main() -> None:
     def make(step: int, micro: int) -> Any:
         return ready[step % 4, micro]
 
-    def ours() -> None:
+    def ours() -> float:
+        begin, engine, watched = time.perf_counter(), inside.total, time.clock_gettime(thread)
         train(
             backend,
             make,
@@ -103,17 +135,22 @@ def main() -> None:
             watch=watch,
             after_step=lambda step: progress.step(step.losses["total"].item()),
         )
+        took = time.perf_counter() - begin
+        return took - (inside.total - engine) + time.clock_gettime(thread) - watched
 
-    times: dict[str, list[float]] = {"bare": [], "ours": []}
-    for pair in range(WARMUP + PAIRS):
-        order = [("bare", lambda: bare(backend, make)), ("ours", ours)]
-        for side, work in order if pair % 2 else reversed(order):
-            own = seconds(work, backend)
+    sides = {"bare": lambda: bare(backend, make), "ours": ours}
+    times: dict[str, list[float]] = {name: [] for side in sides for name in (side, f"{side}_outside")}
+    inside = Inside(backend)
+    thread = time.pthread_getcpuclockid(watch.thread_id)
+    for pair in range(WARMUP + pairs):
+        for side in sides if pair % 2 else reversed(sides):
+            took, outside = seconds(sides[side], backend)
             if pair >= WARMUP:
-                times[side].append(own)
+                times[side].append(took)
+                times[f"{side}_outside"].append(outside)
     everyone = backend.gather(times)
     if world.rank == 0:
-        slowest = {side: [max(rank[side][i] for rank in everyone) for i in range(PAIRS)] for side in times}
+        slowest = {side: [max(rank[side][i] for rank in everyone) for i in range(pairs)] for side in times}
         (folder / "times.json").write_text(json.dumps(slowest))
     backend.gather(None)
     watch.finish()

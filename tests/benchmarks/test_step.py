@@ -12,11 +12,14 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from tests.parity.conftest import BIN, LAUNCHERS
 
 WORKER = Path(__file__).with_name("overhead.py")
-ALLOWED = 1.01
+ALLOWED = 0.01
+PAIRS = int(
+    os.environ.get("RINGZERO_PAIRS", 24)
+)  # 400 on a quiet machine show the ratio itself to within half a percent
 
 
 def interval(ratios: np.ndarray, resamples: int = 4000) -> tuple[float, float]:
-    """95% bootstrap interval of the median of paired ratios."""
+    """95% bootstrap interval of the median."""
     drawn = np.random.default_rng(0).choice(ratios, (resamples, len(ratios)))
     low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
     return float(low), float(high)
@@ -24,29 +27,31 @@ def interval(ratios: np.ndarray, resamples: int = 4000) -> tuple[float, float]:
 
 @pytest.mark.parametrize("backend", LAUNCHERS)
 def test_step_costs_no_more_than_a_bare_loop(benchmark: BenchmarkFixture, backend: str, tmp_path: Path) -> None:
-    """The median of the ratios, ours / bare, is at most 1.01: an interval that lies wholly above it fails."""
+    """Of the median step, what RingZero adds outside the engine is at most 1% (upper end of the interval); the ratio agrees."""
     env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     if os.geteuid() == 0:
         env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    command = [str(word) for word in [*LAUNCHERS[backend], WORKER, backend, tmp_path]]
+    command = [str(word) for word in [*LAUNCHERS[backend], WORKER, backend, tmp_path, PAIRS]]
 
     def launch() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=250, cwd=WORKER.parents[2])
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=900, cwd=WORKER.parents[2])
 
     ended = benchmark.pedantic(launch, rounds=1, iterations=1)
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
-    times = json.loads((tmp_path / "times.json").read_text())
-    ratios = np.array(times["ours"]) / np.array(times["bare"])
-    low, high = interval(ratios)
-    benchmark.extra_info |= {
-        "ratio_median": float(np.median(ratios)),
-        "ratio_low": low,
-        "ratio_high": high,
-        "step_s_ours": float(np.median(times["ours"])),
-        "step_s_bare": float(np.median(times["bare"])),
-        "pairs": len(ratios),
+    times = {side: np.array(values) for side, values in json.loads((tmp_path / "times.json").read_text()).items()}
+    bare = float(np.median(times["bare"]))
+    found = {
+        "ratio": times["ours"] / times["bare"],
+        "own_share": (times["ours_outside"] - times["bare_outside"]) / bare,
     }
+    benchmark.extra_info |= {"pairs": PAIRS, "step_s_bare": bare, "step_s_ours": float(np.median(times["ours"]))}
+    for name, values in found.items():
+        low, high = interval(values)
+        benchmark.extra_info |= {f"{name}_median": float(np.median(values)), f"{name}_low": low, f"{name}_high": high}
+    info = benchmark.extra_info
     print(
-        f"\n{backend}: ours / bare = {np.median(ratios):.4f}  [{low:.4f}, {high:.4f}]  of {np.median(times['bare']) * 1e3:.1f} ms"
+        f"\n{backend}: ours / bare = {info['ratio_median']:.4f}  [{info['ratio_low']:.4f}, {info['ratio_high']:.4f}]  of "
+        f"{bare * 1e3:.1f} ms; own {info['own_share_median']:.2%}  [{info['own_share_low']:.2%}, {info['own_share_high']:.2%}]"
     )
-    assert low <= ALLOWED
+    assert info["own_share_high"] <= ALLOWED
+    assert info["ratio_low"] <= 1 + ALLOWED
