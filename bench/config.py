@@ -50,6 +50,12 @@ class Workload:
     """Images: textures (ships with scikit-image), elpv (solar cells), textile; the last two are fetched by pip."""
     images: Path | None = None
     """Folder with the data set's files, where they are not those of the installed or fetched package."""
+    weights: Path | None = None
+    """Folder with published weights for `base` and `7b` (docs/weights.md says which); without it they are random."""
+    variant: Literal["V1", "V2", "V3", "V4", "V5", "V6"] | None = None
+    """Train as one of the report's six variants: it changes the LLM's layers and the defaults of the training flags."""
+    instructions: Path | None = None
+    """Folder of instruction data (JSON and images); its micro-batches then alternate with the anomaly ones, as published."""
     precision: Literal["fp32", "amp_bf16"] = "fp32"
     """fp32, or amp_bf16: fp32 parameters, gradients and traffic, bfloat16 inside the model's own forward."""
     seed: int = 0
@@ -67,13 +73,17 @@ class Training:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Update rule; the published training uses adamw."""
     lr: float = 1e-3
-    """Learning rate, constant, never scaled by the number of ranks."""
+    """Peak learning rate, never scaled by the number of ranks."""
+    schedule: Literal["constant", "warmup_decay"] = "constant"
+    """warmup_decay: up over the first tenth of the steps, then linearly down to 0, as the published training."""
     weight_decay: float = 1e-3
     """Decoupled for adamw, L2 for sgd."""
     clip_norm: float = 1.0
     """Largest global L2 norm of the mean gradient; 0 is off."""
     steps: int = 10
     """Optimizer steps under the clock."""
+    epochs: float | None = None
+    """Passes over the data set's normal images instead of --steps; only where the data set has an end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +94,8 @@ class Measure:
     """Steps before the clock; memory is watched here, and the state is restored afterwards."""
     proof_steps: int = 2
     """SGD steps after the clock, clipping off and on, that are compared with `single` step by step (0: unproven)."""
+    evaluate: int = 0
+    """Test images to evaluate after training, shared by the ranks: AUROC, PRO, accuracy (0: none)."""
     limit_s: float = 120.0
     """A run without progress for so long is ended, with a record of who was stuck where."""
     bind: bool = True
@@ -97,7 +109,9 @@ class Output:
     results: Path = Path("results")
     """Folder of the records: one JSON file a run."""
     save: Path | None = None
-    """Write a checkpoint here after the last step."""
+    """Write a checkpoint here after the last step, in the engine's own form, to go on from."""
+    export: Path | None = None
+    """Write what was trained to this file, under the published names: for `ringzero evaluate`, `predict` and `chat`."""
     load: Path | None = None
     """Go on from a checkpoint that the same engine wrote with as many ranks."""
 

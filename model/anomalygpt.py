@@ -1,10 +1,10 @@
 """AnomalyGPT (Gu et al. 2024, arXiv 2308.15366): frozen towers and LLM around a trained decoder and prompt learner.
 
 The names of what is trained are those of the published checkpoints. Shapes: B batch, C classes, L taps, P patches,
-N patches in a bank, V, D, W the widths of vision, text and LLM, T text positions.
+N patches in a bank, V, D, W the widths of vision, text and LLM, E of the image embedding, T text positions.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +31,15 @@ class Normals(Protocol):
         """(C, k, H, W, 3) uint8."""
 
 
+class Looked(NamedTuple):
+    """What the model sees before it speaks."""
+
+    token: Tensor  # (B, W): the image as one token of the LLM
+    probability: Tensor  # (B, L, 2, H, W), [normal, abnormal] at each tap, from the text
+    text_map: Tensor  # (B, 1, H, W): mean over taps of the abnormal channel; the unsupervised map
+    bank_map: Tensor  # (B, 1, H, W): distance from the memory bank; the few-shot map
+
+
 class AnomalyGPT(nn.Module):
     """Images and questions in, losses out. `prepare` once, before an engine takes the model."""
 
@@ -46,7 +55,7 @@ class AnomalyGPT(nn.Module):
             torch.default_generator.manual_seed(config.frozen_seed)
             self.vision = VisionTower(config)
             self.text = TextTower(config)
-            self.llama_proj = nn.Linear(config.vision_width, config.llm_width)
+            self.llama_proj = nn.Linear(config.embed_width, config.llm_width)
             self.llm = LanguageModel(config)
             self.requires_grad_(False)
             torch.default_generator.manual_seed(seed)
@@ -78,33 +87,45 @@ class AnomalyGPT(nn.Module):
         self.train(was_training)
         self.text_features, self.banks = torch.stack(text), torch.stack(banks)
 
+    def look(self, image: Tensor, text: Tensor, bank: Tensor) -> Looked:
+        """What towers, decoder and memory bank make of images.
+
+        image (B, 3, H, W) normalised, text (B, 2, D) and bank (B, L, N, V) of each image's class.
+        """
+        device = image.device
+        with precision.reduced(self.profile, device), torch.no_grad():
+            seen = self.vision(image)  # L taps of (B, P, V), cls (B, E)
+            token = self.llama_proj(seen.cls)  # (B, W)
+        with precision.unreduced(device):
+            probability = self.image_decoder(seen.taps, text)  # (B, L, 2, H, W)
+            text_map = probability[:, :, 1].mean(1, keepdim=True)
+            return Looked(
+                token, probability, text_map, memory_bank.anomaly_map(seen.taps, bank, self.config.image_size)
+            )
+
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         """Losses of one micro-batch.
 
-        batch: image (B, 3, H, W) normalised, mask (B, H, W) in {0, 1}, class_id (B), few_shot (B) bool,
-        ids and labels (B, T). Raises RuntimeError before `prepare`.
+        batch: image (B, 3, H, W) normalised, mask (B, H, W) in {0, 1}, class_id (B), few_shot and pixel (B) bool,
+        index (B), ids and labels (B, T). Raises RuntimeError before `prepare`.
         """
         if self.text_features is None or self.banks is None:
             raise RuntimeError("the model has no text features and memory banks yet; call prepare(dataset) first")
-        device = batch["image"].device
-        with precision.reduced(self.profile, device), torch.no_grad():
-            seen = self.vision(batch["image"])  # L taps of (B, P, V), cls (B, V)
-            image_token = self.llama_proj(seen.cls)  # (B, W)
-
-        with precision.unreduced(device):
-            probability = self.image_decoder(seen.taps, self.text_features[batch["class_id"]])  # (B, L, 2, H, W)
-            text_map = probability[:, :, 1].mean(1, keepdim=True)  # (B, 1, H, W)
-            bank_map = memory_bank.anomaly_map(seen.taps, self.banks[batch["class_id"]], self.config.image_size)
-            # Both maps for each sample, whatever the coin: equal cost in every step, equal module calls on every rank.
-            anomaly_map = torch.where(batch["few_shot"].view(-1, 1, 1, 1), bank_map, text_map)
+        device, classes = batch["image"].device, batch["class_id"]
+        looked = self.look(batch["image"], self.text_features[classes], self.banks[classes])
+        # Both maps for each sample, whatever the coin: equal cost in every step, equal module calls on every rank.
+        anomaly_map = torch.where(batch["few_shot"].view(-1, 1, 1, 1), looked.bank_map, looked.text_map)
 
         with precision.reduced(self.profile, device):
             prompts = self.prompt_learner(anomaly_map)  # (B, 18, W)
-            lm = self.llm(image_token, prompts, batch["ids"], batch["labels"])  # (B)
+            lm = self.llm(looked.token, prompts, batch["ids"], batch["labels"])  # (B)
 
         with precision.unreduced(device):
-            focal = focal_loss(probability, batch["mask"])  # on the text maps, whatever the coin
-            dice = dice_loss(probability[:, :, 1], batch["mask"])
+            weight = batch["pixel"].to(lm.dtype)  # instruction data has no mask
+            focal = (
+                weight * focal_loss(looked.probability, batch["mask"])
+            ).mean()  # on the text maps, whatever the coin
+            dice = (weight * dice_loss(looked.probability[:, :, 1], batch["mask"])).mean()
             return Losses(lm.mean() + focal + dice, lm.mean(), focal, dice)
 
     def _normals(self, images: Tensor) -> Tensor:

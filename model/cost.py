@@ -44,7 +44,7 @@ def cost(config: ModelConfig, *, text_tokens: int, answer_tokens: float) -> Cost
     """Cost of a sample with `text_tokens` text positions, padding included, `answer_tokens` of which have a target."""
     forward = {
         "vision": _vision_flops(config),
-        "llama_proj": 2 * config.vision_width * config.llm_width,
+        "llama_proj": 2 * config.embed_width * config.llm_width,
         "memory_bank": 2 * len(config.taps) * config.patches * config.bank_patches * config.vision_width,
         "image_decoder": _decoder_flops(config),
         "prompt_learner": _prompt_flops(config),
@@ -58,7 +58,7 @@ def cost(config: ModelConfig, *, text_tokens: int, answer_tokens: float) -> Cost
         frozen={
             "vision": _vision_parameters(config),
             "text": _text_parameters(config),
-            "llama_proj": _linear(config.vision_width, config.llm_width),
+            "llama_proj": _linear(config.embed_width, config.llm_width),
             "llm": _llm_parameters(config),
             "lora": config.llm_layers * config.lora_rank * sum(a + b for a, b in _attention_shapes(config)),
         },

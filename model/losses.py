@@ -1,7 +1,6 @@
 """The pixel losses, in the form of AnomalyGPT's code (section 3.3 of arXiv 2308.15366 writes Dice otherwise).
 
-Each is a mean over images of equal size, so that the mean over micro-batches is the loss of the whole batch.
-B batch, L taps.
+Each is one value an image, so that the mean over micro-batches is the loss of the whole batch. B batch, L taps.
 """
 
 from typing import NamedTuple
@@ -24,7 +23,7 @@ class Losses(NamedTuple):
 
 
 def focal_loss(probability: Tensor, mask: Tensor) -> Tensor:
-    """Focal loss (Lin et al. 2017), gamma 2, both classes weighing 1: sum over taps of the mean over pixels.
+    """Focal loss (Lin et al. 2017), gamma 2, both classes weighing 1: (B), sum over taps of the mean over pixels.
 
     probability (B, L, 2, H, W) is [normal, abnormal], mask (B, H, W) in {0, 1}.
     """
@@ -33,15 +32,15 @@ def focal_loss(probability: Tensor, mask: Tensor) -> Tensor:
     true = torch.where(abnormal, abnormal_p, normal_p)
     false = torch.where(abnormal, normal_p, abnormal_p)
     p = (1 - CLAMP) * true + CLAMP * false + CLAMP
-    return (-((1 - p) ** GAMMA) * p.log()).mean((0, 2, 3)).sum()
+    return (-((1 - p) ** GAMMA) * p.log()).mean((2, 3)).sum(1)
 
 
 def dice_loss(abnormal: Tensor, mask: Tensor) -> Tensor:
-    """1 - Dice with linear denominators (Milletari et al. 2016 square them): sum over taps of the mean over images.
+    """1 - Dice with linear denominators (Milletari et al. 2016 square them): (B), sum over taps.
 
     Smoothing by 1 keeps a gradient on images without a defect. abnormal (B, L, H, W), mask (B, H, W) in {0, 1}.
     """
     mask = mask.unsqueeze(1)
     overlap = (abnormal * mask).sum((2, 3))  # (B, L)
     dice = (2 * overlap + SMOOTH) / (abnormal.sum((2, 3)) + mask.sum((2, 3)) + SMOOTH)
-    return (1 - dice).mean(0).sum()
+    return (1 - dice).sum(1)

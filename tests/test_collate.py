@@ -59,6 +59,8 @@ def test_shapes_and_types(dataset, tokenizer):
         "mask": ((4, 96, 96), torch.float32),
         "class_id": ((4,), torch.int64),
         "few_shot": ((4,), torch.bool),
+        "index": ((4,), torch.int64),
+        "pixel": ((4,), torch.bool),
         "ids": ((4, collate.length), torch.int64),
         "labels": ((4, collate.length), torch.int64),
         "attention": ((4, collate.length), torch.int64),

@@ -12,11 +12,33 @@ from bench.config import ConfigError, Engine, Measure, Output, RunConfig, Traini
 from bench.flags import parse
 
 FLAGS = {  # users type these and scripts hold them: a name that changes here breaks both
-    "--backend", "--zero-stage", "--offload-optimizer", "--no-offload-optimizer", "--transport", "--bucket-mb", "--device",
-    "--preset", "--data", "--images", "--precision", "--seed",
-    "--global-batch", "--accumulation", "--optimizer", "--lr", "--weight-decay", "--clip-norm", "--steps",
-    "--warmup", "--proof-steps", "--limit-s", "--bind", "--no-bind",
-    "--results", "--save", "--load",
+    "--backend",
+    "--zero-stage",
+    "--offload-optimizer",
+    "--no-offload-optimizer",
+    "--transport",
+    "--bucket-mb",
+    "--device",
+    "--preset",
+    "--data",
+    "--images",
+    "--precision",
+    "--seed",
+    "--global-batch",
+    "--accumulation",
+    "--optimizer",
+    "--lr",
+    "--weight-decay",
+    "--clip-norm",
+    "--steps",
+    "--warmup",
+    "--proof-steps",
+    "--limit-s",
+    "--bind",
+    "--no-bind",
+    "--results",
+    "--save",
+    "--load",
 }
 
 
@@ -27,7 +49,9 @@ def config(backend: Any = "ring", **groups: Any) -> RunConfig:
 FULL = RunConfig(
     engine=Engine(backend="deepspeed", zero_stage=3, offload_optimizer=True, bucket_mb=1.5, device="cpu"),
     workload=Workload(preset="small", data="elpv", images=Path("some/where"), precision="amp_bf16", seed=7),
-    training=Training(global_batch=16, accumulation=4, optimizer="sgd", lr=0.1, weight_decay=0.0, clip_norm=0.0, steps=3),
+    training=Training(
+        global_batch=16, accumulation=4, optimizer="sgd", lr=0.1, weight_decay=0.0, clip_norm=0.0, steps=3
+    ),
     measure=Measure(warmup=0, proof_steps=0, limit_s=9.0, bind=False),
     output=Output(results=Path("there"), save=Path("a"), load=Path("b")),
 )
@@ -50,7 +74,9 @@ def test_full_differs_from_the_defaults_everywhere():
 
 
 def test_paths_come_back_as_paths_and_what_is_missing_is_the_default():
-    read = RunConfig.from_dict({"engine": {"backend": "ddp"}, "output": {"results": "there"}, "workload": {"images": None}})
+    read = RunConfig.from_dict(
+        {"engine": {"backend": "ddp"}, "output": {"results": "there"}, "workload": {"images": None}}
+    )
     assert read == config("ddp", output=Output(results=Path("there")))
     assert isinstance(read.output.results, Path)
 
@@ -95,10 +121,16 @@ def test_the_flag_that_launchers_add_is_passed_over(local):
     assert parse([local, "--backend", "deepspeed"]) == config("deepspeed")
 
 
-@pytest.mark.parametrize("words", [
-    [], ["--backend", "gloo"], ["--backend", "ddp", "--zero", "2"], ["--backend", "ddp", "--lr", "much"],
-    ["--backend", "deepspeed", "--zero-stage", "4"],
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--backend", "gloo"],
+        ["--backend", "ddp", "--zero", "2"],
+        ["--backend", "ddp", "--lr", "much"],
+        ["--backend", "deepspeed", "--zero-stage", "4"],
+    ],
+)
 def test_what_can_not_be_read_leaves_with_2(words, capsys):
     with pytest.raises(SystemExit) as leaving:
         parse(words)
@@ -106,11 +138,22 @@ def test_what_can_not_be_read_leaves_with_2(words, capsys):
     assert capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("group", "field", "value"), [
-    ("training", "global_batch", 0), ("training", "accumulation", 0), ("training", "steps", 0), ("training", "lr", 0.0),
-    ("training", "lr", float("nan")), ("training", "weight_decay", -0.1), ("training", "clip_norm", -1.0),
-    ("measure", "warmup", -1), ("measure", "proof_steps", -1), ("measure", "limit_s", 0.0), ("engine", "bucket_mb", 0.0),
-])
+@pytest.mark.parametrize(
+    ("group", "field", "value"),
+    [
+        ("training", "global_batch", 0),
+        ("training", "accumulation", 0),
+        ("training", "steps", 0),
+        ("training", "lr", 0.0),
+        ("training", "lr", float("nan")),
+        ("training", "weight_decay", -0.1),
+        ("training", "clip_norm", -1.0),
+        ("measure", "warmup", -1),
+        ("measure", "proof_steps", -1),
+        ("measure", "limit_s", 0.0),
+        ("engine", "bucket_mb", 0.0),
+    ],
+)
 def test_values_that_can_not_be_run_are_refused_by_their_flag(group, field, value):
     values = config().to_dict()
     values[group][field] = value
@@ -118,22 +161,34 @@ def test_values_that_can_not_be_run_are_refused_by_their_flag(group, field, valu
         RunConfig.from_dict(values)
 
 
-@pytest.mark.parametrize("engine", [
-    {"backend": "ddp"}, {"backend": "deepspeed", "zero_stage": 0}, {"backend": "single", "zero_stage": 3},
-])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"backend": "ddp"},
+        {"backend": "deepspeed", "zero_stage": 0},
+        {"backend": "single", "zero_stage": 3},
+    ],
+)
 def test_offloading_needs_an_engine_that_can(engine):
     with pytest.raises(ConfigError, match="--offload-optimizer needs --backend deepspeed"):
         RunConfig(engine=Engine(**engine, offload_optimizer=True))
 
 
-@pytest.mark.parametrize(("batch", "accumulation", "ranks", "share"), [(8, 2, 1, 4), (8, 2, 2, 2), (8, 2, 4, 1), (12, 1, 3, 4)])
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "ranks", "share"), [(8, 2, 1, 4), (8, 2, 2, 2), (8, 2, 4, 1), (12, 1, 3, 4)]
+)
 def test_the_batch_is_shared_evenly(batch, accumulation, ranks, share):
     assert config(training=Training(global_batch=batch, accumulation=accumulation)).micro_batch(ranks) == share
 
 
-@pytest.mark.parametrize(("batch", "accumulation", "ranks", "near"), [
-    (8, 2, 3, "--global-batch 6 or 12,"), (5, 1, 2, "--global-batch 4 or 6,"), (2, 2, 2, "--global-batch 4,"),
-])
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "ranks", "near"),
+    [
+        (8, 2, 3, "--global-batch 6 or 12,"),
+        (5, 1, 2, "--global-batch 4 or 6,"),
+        (2, 2, 2, "--global-batch 4,"),
+    ],
+)
 def test_a_batch_that_can_not_be_shared_is_answered_with_sizes_that_can(batch, accumulation, ranks, near):
     asked = config(training=Training(global_batch=batch, accumulation=accumulation))
     with pytest.raises(ConfigError) as caught:
@@ -154,15 +209,31 @@ def test_labels_tell_the_stages_apart():
 
 
 SAME = [
-    ("engine", "backend", "deepspeed"), ("engine", "bucket_mb", 1.0), ("engine", "device", "cpu"), ("engine", "transport", "mpi"),
-    ("training", "accumulation", 4), ("workload", "images", "else/where"), ("measure", "warmup", 9),
-    ("measure", "limit_s", 1.0), ("measure", "bind", False), ("output", "results", "x"), ("output", "save", "x"),
+    ("engine", "backend", "deepspeed"),
+    ("engine", "bucket_mb", 1.0),
+    ("engine", "device", "cpu"),
+    ("engine", "transport", "mpi"),
+    ("training", "accumulation", 4),
+    ("workload", "images", "else/where"),
+    ("measure", "warmup", 9),
+    ("measure", "limit_s", 1.0),
+    ("measure", "bind", False),
+    ("output", "results", "x"),
+    ("output", "save", "x"),
 ]
 OTHER = [
-    ("workload", "preset", "small"), ("workload", "data", "elpv"), ("workload", "precision", "amp_bf16"), ("workload", "seed", 1),
-    ("training", "global_batch", 16), ("training", "optimizer", "sgd"), ("training", "lr", 2e-3),
-    ("training", "weight_decay", 0.0), ("training", "clip_norm", 0.5), ("training", "steps", 11),
-    ("measure", "proof_steps", 1), ("output", "load", "x"),
+    ("workload", "preset", "small"),
+    ("workload", "data", "elpv"),
+    ("workload", "precision", "amp_bf16"),
+    ("workload", "seed", 1),
+    ("training", "global_batch", 16),
+    ("training", "optimizer", "sgd"),
+    ("training", "lr", 2e-3),
+    ("training", "weight_decay", 0.0),
+    ("training", "clip_norm", 0.5),
+    ("training", "steps", 11),
+    ("measure", "proof_steps", 1),
+    ("output", "load", "x"),
 ]
 
 

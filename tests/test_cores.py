@@ -11,14 +11,17 @@ from bench import cores
 from bench.cores import THREAD_VARIABLES, Cores, apply_threads, settle, share
 
 
-@pytest.mark.parametrize(("budget", "size", "shares"), [
-    ({0, 1, 2, 3}, 1, [(0, 1, 2, 3)]),
-    ({0, 1, 2, 3}, 2, [(0, 1), (2, 3)]),
-    ({3, 2, 1, 0}, 4, [(0,), (1,), (2,), (3,)]),
-    ({0, 1, 2, 3, 4}, 2, [(0, 1), (2, 3)]),  # the fifth stays idle: shares are equal
-    ({8, 9, 30, 31}, 2, [(8, 9), (30, 31)]),
-    ({4, 5}, 3, [(4, 5)] * 3),
-])
+@pytest.mark.parametrize(
+    ("budget", "size", "shares"),
+    [
+        ({0, 1, 2, 3}, 1, [(0, 1, 2, 3)]),
+        ({0, 1, 2, 3}, 2, [(0, 1), (2, 3)]),
+        ({3, 2, 1, 0}, 4, [(0,), (1,), (2,), (3,)]),
+        ({0, 1, 2, 3, 4}, 2, [(0, 1), (2, 3)]),  # the fifth stays idle: shares are equal
+        ({8, 9, 30, 31}, 2, [(8, 9), (30, 31)]),
+        ({4, 5}, 3, [(4, 5)] * 3),
+    ],
+)
 def test_shares_are_equal_and_next_to_each_other(budget, size, shares):
     assert [share(budget, rank, size) for rank in range(size)] == shares
 

@@ -15,7 +15,7 @@ from model.cost import Cost, cost
 TINY = model.preset("tiny")
 # Everything that tiny has equal or square is made different here, so that a mixed-up factor shows.
 ODD = dataclasses.replace(
-    TINY, vision_width=48, vision_mlp_ratio=3, vision_grid=20, image_size=112, taps=(1, 2, 4, 7), text_width=32,
+    TINY, vision_width=48, embed_width=48, vision_mlp_ratio=3, vision_grid=20, image_size=112, taps=(1, 2, 4, 7), text_width=32,
     text_mlp=80, text_blocks=3, llm_width=96, llm_heads=6, llm_kv_heads=2, llm_mlp=200, llm_layers=3, llm_tied=False,
     lora_rank=5, prompt_channels=(3, 5, 7, 11, 13), base_tokens=4, bank_shots=2, bank_rotations=False,
 )  # fmt: skip
@@ -39,7 +39,7 @@ def a_batch(config: model.ModelConfig) -> dict[str, Tensor]:
     labels[:, :ANSWER] = ids[:, :ANSWER]
     zeros = torch.zeros(BATCH, dtype=torch.int64)
     return {"image": torch.randn(BATCH, 3, side, side), "mask": torch.zeros(BATCH, side, side), "class_id": zeros,
-            "few_shot": zeros.bool(), "ids": ids, "labels": labels}  # fmt: skip
+            "few_shot": zeros.bool(), "index": zeros, "pixel": zeros.bool(), "ids": ids, "labels": labels}  # fmt: skip
 
 
 def part_of(name: str) -> str:
@@ -87,7 +87,7 @@ def test_forward_flops_of_each_part_equal_the_counter() -> None:
 def published() -> Cost:
     """AnomalyGPT as published, as far as the trained parts, LoRA and Vicuna-7B v0 go."""
     config = dataclasses.replace(
-        TINY, vision_width=1280, vision_blocks=32, vision_heads=16, taps=(8, 16, 24, 32), text_width=1024,
+        TINY, vision_width=1280, embed_width=1280, vision_blocks=32, vision_heads=16, taps=(8, 16, 24, 32), text_width=1024,
         llm_width=4096, llm_layers=32, llm_heads=32, llm_kv_heads=32, llm_mlp=11_008, llm_vocab=32_001, llm_tied=False,
         lora_rank=32, prompt_channels=(4, 16, 64, 256, 1024), open_tokens=6, close_tokens=4,
     )  # fmt: skip

@@ -23,10 +23,16 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 def state() -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(0)
-    return {"b.weight": torch.randn(3, 4, generator=draw), "a.bias": torch.randn(5, generator=draw), "c": torch.zeros(2)}
+    return {
+        "b.weight": torch.randn(3, 4, generator=draw),
+        "a.bias": torch.randn(5, generator=draw),
+        "c": torch.zeros(2),
+    }
 
 
-@pytest.mark.parametrize(("name", "place"), [(name, place) for name, value in state().items() for place in range(value.numel())])
+@pytest.mark.parametrize(
+    ("name", "place"), [(name, place) for name, value in state().items() for place in range(value.numel())]
+)
 def test_any_single_value_changes_the_summary(name, place):
     before, changed = summary(state()), state()
     changed[name].view(-1)[place] += 1e-4
@@ -118,10 +124,16 @@ def test_nothing_of_the_update_rule_is_left_to_a_default(kind, rule, device, mon
     assert given["foreach"] == (device is CUDA)
 
 
-@pytest.mark.parametrize(("kind", "update"), [
-    ("sgd", lambda p, g: p - 0.1 * (g + 0.5 * p)),
-    ("adamw", lambda p, g: p * (1 - 0.1 * 0.5) - 0.1 * g / (g.abs() + 1e-8)),  # in the first step both moments are g's
-])
+@pytest.mark.parametrize(
+    ("kind", "update"),
+    [
+        ("sgd", lambda p, g: p - 0.1 * (g + 0.5 * p)),
+        (
+            "adamw",
+            lambda p, g: p * (1 - 0.1 * 0.5) - 0.1 * g / (g.abs() + 1e-8),
+        ),  # in the first step both moments are g's
+    ],
+)
 def test_the_update_is_the_papers(kind: str, update: Callable[[Tensor, Tensor], Tensor]):
     p = nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
     before = copy.deepcopy(p.detach())

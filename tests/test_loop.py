@@ -51,7 +51,9 @@ class Watcher:
         self.log.append((step, phase))
 
 
-def take(backend: Engine, watch: Any = None, *, value=lambda step, micro: 10.0 * step + micro, **changed: Any) -> list[loop.Step]:
+def take(
+    backend: Engine, watch: Any = None, *, value=lambda step, micro: 10.0 * step + micro, **changed: Any
+) -> list[loop.Step]:
     def batches(step: int, micro: int) -> dict[str, Tensor]:
         backend.log.append(("batch", step, micro))
         return {"x": torch.tensor(value(step, micro))}
@@ -64,12 +66,31 @@ def test_calls_come_in_order():
     log: list[Any] = []
     clock = Clock(CPU)
     clocked = len(clock.step_s)
-    take(Engine(log), Watcher(log), steps=1, clock=clock, before_update=lambda: log.append("before update"),
-         after_step=lambda step: log.append(("after step", step.number, len(clock.step_s) - clocked)))
+    take(
+        Engine(log),
+        Watcher(log),
+        steps=1,
+        clock=clock,
+        before_update=lambda: log.append("before update"),
+        after_step=lambda step: log.append(("after step", step.number, len(clock.step_s) - clocked)),
+    )
     assert log == [
-        (0, "data"), ("batch", 0, 0), (0, "forward"), ("forward", 0.0, False), (0, "backward"), ("backward", 0.0),
-        (0, "data"), ("batch", 0, 1), (0, "forward"), ("forward", 1.0, True), (0, "backward"), ("backward", 0.5),
-        "before update", (0, "update"), "step", ("after step", 0, 1),
+        (0, "data"),
+        ("batch", 0, 0),
+        (0, "forward"),
+        ("forward", 0.0, False),
+        (0, "backward"),
+        ("backward", 0.0),
+        (0, "data"),
+        ("batch", 0, 1),
+        (0, "forward"),
+        ("forward", 1.0, True),
+        (0, "backward"),
+        ("backward", 0.5),
+        "before update",
+        (0, "update"),
+        "step",
+        ("after step", 0, 1),
     ]
 
 
@@ -87,7 +108,9 @@ def test_the_loss_is_divided_once(accumulation):
     log: list[Any] = []
     steps = take(Engine(log), accumulation=accumulation, value=lambda step, micro: 8.0)
     assert [entry[1] for entry in log if entry[0] == "backward"] == [8.0 / accumulation] * (2 * accumulation)
-    assert [{name: value.item() for name, value in step.losses.items()} for step in steps] == [{"total": 8.0, "lm": 4.0}] * 2
+    assert [{name: value.item() for name, value in step.losses.items()} for step in steps] == [
+        {"total": 8.0, "lm": 4.0}
+    ] * 2
 
 
 def test_losses_are_means_over_micro_batches_and_keep_no_graph():

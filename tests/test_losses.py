@@ -31,7 +31,7 @@ def test_focal_equals_the_published_loops(maps: tuple[Tensor, Tensor]) -> None:
             p = sum(t * probability[image, tap, k, row, column] for k, t in enumerate(target)) + 1e-5
             pixels.append(-((1 - p) ** 2) * math.log(p))
         expected += sum(pixels) / len(pixels)
-    assert focal_loss(*maps).item() == pytest.approx(expected, rel=1e-12)
+    assert focal_loss(*maps).mean().item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_dice_equals_the_published_loops(maps: tuple[Tensor, Tensor]) -> None:
@@ -47,7 +47,7 @@ def test_dice_equals_the_published_loops(maps: tuple[Tensor, Tensor]) -> None:
                 overlap, total = overlap + p * g, total + p + g
             scores.append((2 * overlap + 1) / (total + 1))
         expected += 1 - sum(scores) / len(scores)
-    assert dice_loss(maps[0][:, :, 1], maps[1]).item() == pytest.approx(expected, rel=1e-12)
+    assert dice_loss(maps[0][:, :, 1], maps[1]).mean().item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_both_are_means_over_images_and_sums_over_taps(maps: tuple[Tensor, Tensor]) -> None:
@@ -55,21 +55,21 @@ def test_both_are_means_over_images_and_sums_over_taps(maps: tuple[Tensor, Tenso
     abnormal = probability[:, :, 1]
     one_image = [focal_loss(probability[i : i + 1], mask[i : i + 1]) for i in range(3)]
     one_tap = [focal_loss(probability[:, tap : tap + 1], mask) for tap in range(2)]
-    torch.testing.assert_close(sum(one_image) / 3, focal_loss(probability, mask))
+    torch.testing.assert_close(torch.cat(one_image), focal_loss(probability, mask))
     torch.testing.assert_close(sum(one_tap), focal_loss(probability, mask))
     one_image = [dice_loss(abnormal[i : i + 1], mask[i : i + 1]) for i in range(3)]
     one_tap = [dice_loss(abnormal[:, tap : tap + 1], mask) for tap in range(2)]
-    torch.testing.assert_close(sum(one_image) / 3, dice_loss(abnormal, mask))
+    torch.testing.assert_close(torch.cat(one_image), dice_loss(abnormal, mask))
     torch.testing.assert_close(sum(one_tap), dice_loss(abnormal, mask))
 
 
 def test_perfect_maps_cost_nothing_and_wrong_ones_much(maps: tuple[Tensor, Tensor]) -> None:
     mask = maps[1].unsqueeze(1)
     right = torch.stack([1 - mask, mask], 2)
-    assert focal_loss(right, maps[1]) < 1e-12
-    assert dice_loss(mask, maps[1]) < 1e-12
-    assert focal_loss(1 - right, maps[1]) > 5
-    assert dice_loss(1 - mask, maps[1]) > 0.9
+    assert focal_loss(right, maps[1]).mean() < 1e-12
+    assert dice_loss(mask, maps[1]).mean() < 1e-12
+    assert focal_loss(1 - right, maps[1]).mean() > 5
+    assert dice_loss(1 - mask, maps[1]).mean() > 0.9
 
 
 def test_a_normal_image_is_pushed_towards_normal_by_both() -> None:

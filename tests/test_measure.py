@@ -153,11 +153,13 @@ def test_a_storage_is_kept_once_however_many_views_are():
 
 def test_shared_storages_are_held_once_by_the_first_that_names_them():
     flat = torch.zeros(100)
-    held = bytes_held({
-        "gradients": [flat[:50].view(5, 10), flat[50:]],
-        "buffers": [flat, torch.zeros(3, dtype=torch.float64), torch.empty(0), torch.empty(0)],
-        "optimizer": [],
-    })
+    held = bytes_held(
+        {
+            "gradients": [flat[:50].view(5, 10), flat[50:]],
+            "buffers": [flat, torch.zeros(3, dtype=torch.float64), torch.empty(0), torch.empty(0)],
+            "optimizer": [],
+        }
+    )
     assert held == {"gradients": 400, "buffers": 24, "optimizer": 0}
 
 
@@ -227,8 +229,12 @@ def test_an_error_inside_the_window_is_not_hidden(rapl):
 def test_gpus_are_asked_each_for_its_joules(monkeypatch):
     readings = iter([5_000, 1_000, 8_000, 1_500])  # millijoules: two GPUs, before and after
     fake = SimpleNamespace(
-        NVMLError=type("NVMLError", (Exception,), {}), nvmlInit=lambda: None, nvmlShutdown=lambda: None,
-        nvmlDeviceGetHandleByIndex=lambda index: index, nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(readings))
+        NVMLError=type("NVMLError", (Exception,), {}),
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(readings),
+    )
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     with Energy(gpus=2) as spent:
         pass

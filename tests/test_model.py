@@ -50,6 +50,8 @@ def make_batch(size: int) -> dict[str, Tensor]:
         "mask": mask,
         "class_id": torch.arange(size) % 2,
         "few_shot": torch.arange(size) % 3 == 0,
+        "index": torch.arange(size),
+        "pixel": torch.ones(size, dtype=torch.bool),
         "ids": ids,
         "labels": labels,
         "attention": attention,

@@ -28,7 +28,9 @@ def hands(monkeypatch) -> Hands:
     return made
 
 
-def go(hands: Hands, stream: io.StringIO, seconds: float, steps: int = 10, *, show: bool = True, loss: float | None = 0.5) -> str:
+def go(
+    hands: Hands, stream: io.StringIO, seconds: float, steps: int = 10, *, show: bool = True, loss: float | None = 0.5
+) -> str:
     """What is written while each step takes `seconds`."""
     told = Progress("ring x2", steps, 8, show=show, stream=stream)
     for _ in range(steps):

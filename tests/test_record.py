@@ -42,7 +42,9 @@ def test_the_room_is_free_before_the_end_is_written(file, monkeypatch):
     file.begin({})
     seen = []
     real = RecordFile._write
-    monkeypatch.setattr(RecordFile, "_write", staticmethod(lambda *given: (seen.append(file.reserve.exists()), real(*given))))
+    monkeypatch.setattr(
+        RecordFile, "_write", staticmethod(lambda *given: (seen.append(file.reserve.exists()), real(*given)))
+    )
     file.finish({})
     assert seen == [False]
 

@@ -120,7 +120,7 @@ def test_scratch_is_not_written_beyond_a_chunk(size):
         return scratch
 
     for scratch in on_ranks(size, work):
-        assert (scratch[-(-length // size):] == 7).all()
+        assert (scratch[-(-length // size) :] == 7).all()
 
 
 def test_a_slow_rank_changes_nothing():

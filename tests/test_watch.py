@@ -39,7 +39,9 @@ def made() -> Iterator[list[Watch]]:
 def ranks(made, tmp_path) -> Callable[..., list[Watch]]:
     """Watches of a run in this process; no thread runs."""
 
-    def build(size: int, close: Callable[[Failure, Mapping[int, Any]], None] = lambda failure, measured: None) -> list[Watch]:
+    def build(
+        size: int, close: Callable[[Failure, Mapping[int, Any]], None] = lambda failure, measured: None
+    ) -> list[Watch]:
         for rank in range(size):
             made.append(Watch(rank, size, LIMIT_S, launched=False))
             made[-1].join(tmp_path, close)
@@ -87,10 +89,13 @@ def test_a_live_process_has_notdeparted(child):
     assert departed(os.getpid()) is None
 
 
-@pytest.mark.parametrize(("number", "said"), [
-    (signal.SIGKILL, "was killed by SIGKILL, as the kernel does when memory runs out"),
-    (signal.SIGTERM, "was killed by SIGTERM"),
-])
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, "was killed by SIGKILL, as the kernel does when memory runs out"),
+        (signal.SIGTERM, "was killed by SIGTERM"),
+    ],
+)
 def test_a_zombie_still_knows_what_killed_it(child, number, said):
     process = child("sleep", "60")
     process.send_signal(number)
@@ -129,13 +134,16 @@ def test_a_run_that_goes_on_has_no_failure(ranks):
     assert two._look() is None
 
 
-@pytest.mark.parametrize(("places", "late"), [
-    ([(3, "update"), (3, "forward"), (3, "update")], 1),
-    ([(3, "update"), (3, "backward"), (2, "gather")], 2),  # the step counts before the phase
-    ([(3, "backward"), (3, "backward"), (3, "forward")], 2),
-    ([(3, "data"), (3, "forward"), (3, "forward")], 0),
-    ([(3, "update"), (3, "update"), (3, "update")], 0),
-])
+@pytest.mark.parametrize(
+    ("places", "late"),
+    [
+        ([(3, "update"), (3, "forward"), (3, "update")], 1),
+        ([(3, "update"), (3, "backward"), (2, "gather")], 2),  # the step counts before the phase
+        ([(3, "backward"), (3, "backward"), (3, "forward")], 2),
+        ([(3, "data"), (3, "forward"), (3, "forward")], 0),
+        ([(3, "update"), (3, "update"), (3, "update")], 0),
+    ],
+)
 def test_the_rank_that_is_furthest_behind_is_named(ranks, places, late):
     watches = ranks(3)
     for each, (step, phase) in zip(watches, places, strict=True):
@@ -295,13 +303,16 @@ def test_a_record_that_can_not_be_closed_still_ends_the_process(ranks):
 
 
 @pytest.mark.usefixtures("leaves")
-@pytest.mark.parametrize(("error", "cause", "message"), [
-    (ValueError("wrong"), "error", "ValueError: wrong"),
-    (KeyboardInterrupt(), "error", "KeyboardInterrupt: KeyboardInterrupt"),
-    (NonFinite("step 3: lm is nan"), "non-finite", "step 3: lm is nan"),
-    (MemoryError(), "does not fit", "MemoryError"),
-    (RuntimeError("CUDA out of memory. Tried"), "does not fit", "CUDA out of memory. Tried"),
-])
+@pytest.mark.parametrize(
+    ("error", "cause", "message"),
+    [
+        (ValueError("wrong"), "error", "ValueError: wrong"),
+        (KeyboardInterrupt(), "error", "KeyboardInterrupt: KeyboardInterrupt"),
+        (NonFinite("step 3: lm is nan"), "non-finite", "step 3: lm is nan"),
+        (MemoryError(), "does not fit", "MemoryError"),
+        (RuntimeError("CUDA out of memory. Tried"), "does not fit", "CUDA out of memory. Tried"),
+    ],
+)
 def test_causes_are_told_apart(ranks, error, cause, message):
     closed: list[Failure] = []
     (one,) = ranks(1, lambda failure, measured: closed.append(failure))
@@ -332,12 +343,19 @@ else:
 """
 
 
-@pytest.mark.parametrize(("how", "code", "said"), [
-    ("stuck", 1, "time limit forward 2"), ("signal", 1, "terminated forward 2"), ("finish", 0, "finished"),
-])
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [
+        ("stuck", 1, "time limit forward 2"),
+        ("signal", 1, "terminated forward 2"),
+        ("finish", 0, "finished"),
+    ],
+)
 def test_the_thread_ends_a_process_whose_main_thread_can_not(tmp_path, how, code, said):
     root = Path(watch.__file__).parents[1]
-    with subprocess.Popen([sys.executable, "-c", THREAD, str(tmp_path), how], cwd=root, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", THREAD, str(tmp_path), how], cwd=root, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         if how == "signal":

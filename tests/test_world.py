@@ -6,15 +6,27 @@ from backends.world import ACCEPTED, LaunchError, World
 
 LAUNCHED = {
     "horovodrun": {"HOROVOD_RANK": "3", "HOROVOD_SIZE": "4", "HOROVOD_LOCAL_RANK": "1", "HOROVOD_LOCAL_SIZE": "2"},
-    "torchrun": {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"},
+    "torchrun": {
+        "TORCHELASTIC_RUN_ID": "none",
+        "RANK": "3",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "2",
+    },
     "deepspeed": {"CROSS_SIZE": "2", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_SIZE": "2"},
     "mpirun": {
-        "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "OMPI_COMM_WORLD_RANK": "3",
+        "OMPI_COMM_WORLD_SIZE": "4",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "1",
         "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
     },
 }
-WITNESS = {"horovodrun": "HOROVOD_RANK", "torchrun": "TORCHELASTIC_RUN_ID", "deepspeed": "CROSS_SIZE",
-           "mpirun": "OMPI_COMM_WORLD_RANK"}
+WITNESS = {
+    "horovodrun": "HOROVOD_RANK",
+    "torchrun": "TORCHELASTIC_RUN_ID",
+    "deepspeed": "CROSS_SIZE",
+    "mpirun": "OMPI_COMM_WORLD_RANK",
+}
 COMMANDS = {
     "single": "python -m bench.run --backend single",
     "ddp": "torchrun --nproc-per-node 4 -m bench.run --backend ddp",
@@ -48,9 +60,10 @@ def test_horovodrun_over_mpirun_is_horovodruns():
     assert World.from_env(LAUNCHED["mpirun"] | LAUNCHED["horovodrun"]).launcher == "horovodrun"
 
 
-@pytest.mark.parametrize(("launcher", "missing"), [
-    (launcher, name) for launcher, env in LAUNCHED.items() for name in env if name != WITNESS[launcher]
-])
+@pytest.mark.parametrize(
+    ("launcher", "missing"),
+    [(launcher, name) for launcher, env in LAUNCHED.items() for name in env if name != WITNESS[launcher]],
+)
 @pytest.mark.parametrize("left", [None, "", "one", "-1"])
 def test_incomplete_variables_are_named(launcher, missing, left):
     env = {name: value for name, value in LAUNCHED[launcher].items() if name != missing}
@@ -77,7 +90,11 @@ def test_the_wrong_launcher_is_answered_with_the_right_command(launcher, backend
 
 def test_what_launches_what():
     assert {backend: accepted[0] for backend, accepted in ACCEPTED.items()} == {
-        "single": "python", "ddp": "torchrun", "fsdp": "torchrun", "deepspeed": "deepspeed", "horovod": "horovodrun",
+        "single": "python",
+        "ddp": "torchrun",
+        "fsdp": "torchrun",
+        "deepspeed": "deepspeed",
+        "horovod": "horovodrun",
         "ring": "mpirun",
     }
     assert "torchrun" in ACCEPTED["ring"]

@@ -62,7 +62,7 @@ class Collator:
         self._mean, self._std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """image (B, 3, H, W) fp32, mask (B, H, W) fp32, class_id (B) int64, few_shot (B) bool, and the text:
+        """image (B, 3, H, W) fp32, mask (B, H, W) fp32, class_id and index (B) int64, few_shot and pixel (B) bool, text:
 
         ids, labels (-100 where no loss), attention (1 on text, 0 on padding), each (B, T) int64.
         """
@@ -74,6 +74,8 @@ class Collator:
             "mask": torch.from_numpy(np.stack([sample.mask for sample in samples])).float(),
             "class_id": torch.tensor([sample.class_id for sample in samples]),
             "few_shot": torch.tensor([sample.few_shot for sample in samples]),
+            "index": torch.tensor([sample.index for sample in samples]),
+            "pixel": torch.tensor([sample.pixel for sample in samples]),
             "ids": ids,
             "labels": labels,
             "attention": attention,

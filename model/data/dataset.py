@@ -77,7 +77,7 @@ class Dataset(ABC):
             )
             image, mask, positions = defect.image, defect.mask, defect.positions
         few_shot = bool(self.rng(COIN, index).integers(2))
-        return Sample(image, mask, class_id, few_shot, self.questions[class_id], texts.answer(positions))
+        return Sample(image, mask, class_id, few_shot, self.questions[class_id], texts.answer(positions), index)
 
     def rng(self, purpose: int, index: int) -> np.random.Generator:
         """The random stream of one purpose at one index, of this seed and split."""

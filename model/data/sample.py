@@ -22,3 +22,5 @@ class Sample:
     few_shot: bool
     question: str
     answer: str
+    index: int = 0  # in its data set: what is drawn for this sample in training, dropout included, depends on it
+    pixel: bool = True  # the mask is a target; False for instruction data, which only the LLM learns from
