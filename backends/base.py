@@ -116,6 +116,12 @@ class Backend(ABC):
     def step(self) -> StepInfo:
         """Finish communication, clip, update, clear the gradients."""
 
+    def set_lr(self, lr: float) -> None:
+        """The learning rate of the steps from here on."""
+        assert self.optimizer is not None
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
     @abstractmethod
     def gather(self, value: Any) -> list[Any]:
         """A small picklable value from each rank, in rank order; also the barrier."""

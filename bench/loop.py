@@ -42,11 +42,13 @@ def train(
     accumulation: int,
     clock: Clock,
     watch: Watcher,
+    lr: Callable[[int], float] | None = None,
     before_update: Callable[[], None] = lambda: None,
     after_step: Callable[[Step], None] = lambda step: None,
 ) -> list[Step]:
     """Take `steps` optimizer steps from where the backend stands; each is `accumulation` micro-batches.
 
+    `lr` gives the learning rate of a step by its number; without it the optimizer keeps its own.
     `before_update` runs while all gradients exist, `after_step` outside the clock. Raises NonFinite.
     """
     done = []
@@ -65,6 +67,8 @@ def train(
                 backend.backward(losses.total / accumulation)
                 parts = torch.stack([part.detach() for part in losses])
                 sums = parts if sums is None else sums + parts
+            if lr is not None:
+                backend.set_lr(lr(number))
             before_update()
             watch.at(number, "update")
             info = backend.step()

@@ -110,7 +110,7 @@ def seconds(work: Callable[[], float], backend: Backend) -> tuple[float, float]:
 def main() -> None:
     """Rank 0 writes the seconds of the slowest rank of each step."""
     torch.set_num_threads(1)
-    name, folder, pairs = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    name, folder, pairs = sys.argv[1].partition("-")[0], Path(sys.argv[2]), int(sys.argv[3])
     world = World.from_env()
     watch = Watch(world.rank, world.size, 120, launched=world.launcher != "python")
     watch.start()

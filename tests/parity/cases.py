@@ -32,11 +32,16 @@ class Case:
     weight_decay: float = 0.0
     clip_norm: float = 0.0
     precision: str = "fp32"
+    decay: float = 1.0  # of the learning rate from step to step
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return self.lr * self.decay**step
 
 
 CASES = {
     "sgd": Case(),
-    "sgd, clipped": Case(clip_norm=CLIP),
+    "sgd, clipped": Case(clip_norm=CLIP, decay=0.7),
     "adamw": Case(optimizer="adamw", lr=1e-3, weight_decay=0.1, clip_norm=CLIP),
     "amp_bf16": Case(precision="amp_bf16"),
 }
@@ -98,7 +103,10 @@ def setup(backend: Backend, case: Case, seed: int = 0) -> None:
 
 
 def run(
-    backend: Backend, steps: int = STEPS, make: Callable[[int, int], dict[str, Tensor]] | None = None
+    backend: Backend,
+    steps: int = STEPS,
+    make: Callable[[int, int], dict[str, Tensor]] | None = None,
+    lr: Callable[[int], float] | None = None,
 ) -> list[float]:
     """Total losses of the global batch, one a step."""
     accumulation = backend.config.accumulation
@@ -109,6 +117,7 @@ def run(
         accumulation=accumulation,
         clock=Clock(backend.device),
         watch=Quiet(),
+        lr=lr,
     )
     everyone = backend.gather([step.losses["total"].item() for step in taken])
     return [sum(rank[i] for rank in everyone) / len(everyone) for i in range(steps)]
@@ -117,7 +126,7 @@ def run(
 def result(backend: Backend, case: Case, seed: int = 0) -> dict[str, Any]:
     """Train a case from the start: its losses and all parameters afterwards, the frozen ones too."""
     setup(backend, case, seed)
-    return {"losses": run(backend), "state": backend.full_state(frozen=True)}
+    return {"losses": run(backend, lr=case.rate), "state": backend.full_state(frozen=True)}
 
 
 def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, float]:

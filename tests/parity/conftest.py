@@ -19,6 +19,7 @@ LAUNCHERS = {
     "ddp": [BIN / "torchrun", "--standalone", "--nproc-per-node", "2"],
     "fsdp": [BIN / "torchrun", "--standalone", "--nproc-per-node", "2"],
     "ring": [BIN / "mpirun", "-np", "2", sys.executable],
+    "ring-torch": [BIN / "torchrun", "--standalone", "--nproc-per-node", "2"],  # over torch's point-to-point calls
     "horovod": [BIN / "horovodrun", "-np", "2", sys.executable],
     "deepspeed": [BIN / "deepspeed", "--no_local_rank", "--master_port", str(free_port()), "--num_accelerators", "2"],
 }
@@ -27,6 +28,7 @@ VARIANTS = {
     "fsdp": "fsdp",
     "horovod": "horovod",
     "ring": "ring",
+    "ring-torch": "ring-torch",
     "zero-0": "deepspeed",
     "zero-1": "deepspeed",
     "zero-2": "deepspeed",

@@ -16,7 +16,7 @@ SGD, CLIPPED = CASES["sgd"], CASES["sgd, clipped"]
 def outcome(backend: Backend, case: Case, make: Any = None, seed: int = 0) -> dict[str, Any]:
     """Losses and parameters of a faulty training."""
     cases.setup(backend, case, seed)
-    return {"losses": cases.run(backend, make=make), "state": backend.full_state(frozen=True)}
+    return {"losses": cases.run(backend, make=make, lr=case.rate), "state": backend.full_state(frozen=True)}
 
 
 def with_attribute(target: Any, name: str, value: Any, work: Callable[[], Any]) -> Any:
@@ -81,6 +81,11 @@ def clip_skipped(backend: Any) -> Any:
         del backend._clip
 
 
+def rate_kept(backend: Any) -> Any:
+    """The learning rate of a schedule does not reach the optimizer."""
+    return with_attribute(backend, "set_lr", lambda lr: None, lambda: outcome(backend, CLIPPED))
+
+
 def ring_sum(backend: Any) -> Any:
     """The ring leaves the sum as it is."""
     from backends.ring.algorithm import ring_allreduce
@@ -135,7 +140,11 @@ def deepspeed_default_clipping_refused(backend: Any) -> str:
 
 
 FAULTS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {
-    "ddp": {"one rank's data repeated": ("sgd", repeated_data), "clipping skipped": ("sgd, clipped", clip_skipped)},
+    "ddp": {
+        "one rank's data repeated": ("sgd", repeated_data),
+        "clipping skipped": ("sgd, clipped", clip_skipped),
+        "learning rate kept": ("sgd, clipped", rate_kept),
+    },
     "horovod": {
         "sum instead of mean": ("sgd", horovod_sum),
         "clipped before the exchange": ("sgd, clipped", horovod_clip_early),
@@ -145,5 +154,6 @@ FAULTS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "deepspeed": {
         "divided twice by the accumulation": ("sgd", deepspeed_divides_twice),
         "default clipping let through": ("sgd", deepspeed_default_clipping),
+        "learning rate kept": ("sgd, clipped", rate_kept),
     },
 }

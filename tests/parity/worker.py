@@ -30,7 +30,10 @@ STAGES = {
 
 
 def variants(part: str) -> dict[str, dict[str, Any]]:
-    """Labels of what one process tries, with the settings that make them. `deepspeed-3` is its third stage alone."""
+    """Labels of what one process tries, with the settings that make them. `deepspeed-3` is its third stage alone.
+
+    The ring takes its transport from the launcher, so `ring-torch` needs no setting.
+    """
     if not part.startswith("deepspeed"):
         return {part: {}}
     third = part.endswith("-3")
