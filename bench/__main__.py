@@ -13,8 +13,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("bench.compare:main", "a matrix of runs: every engine against one plain process"),
     "report": ("bench.commands:report", "the table of a comparison, in the terminal or as Markdown"),
     "plot": ("bench.commands:plot", "the figure of a comparison, as PNG and SVG"),
+    "evaluate": (
+        "bench.evaluate:main",
+        "AUROC, PRO and accuracy of a checkpoint, beside baselines and published numbers",
+    ),
+    "predict": ("bench.predict:main", "where one picture is defective, and what the LLM says of it"),
+    "chat": ("bench.chat:main", "a conversation about a picture"),
     "run": ("bench.run:main", "one rank of one run; what the launchers start"),
-    "data": ("bench.commands:data", "a contact sheet of what the model sees"),
+    "data": ("bench.data:main", "look at a data set, check its files, make others of it"),
     "assets": ("model.assets:main", "fetch what a preset or a data set needs, with its licence"),
 }
 EXAMPLES = (

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from bench.config import ConfigError, RunConfig
+from bench.flags import defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,13 @@ def launch(argv: Sequence[str] | None = None) -> int:
     from bench.report import load
     from bench.report.rows import cause
 
-    asked = tyro.cli(Launch, args=argv, prog="ringzero launch", config=(tyro.conf.OmitArgPrefixes,))
+    words = list(sys.argv[1:] if argv is None else argv)
+    varied = defaults(words)
+    settings = (tyro.conf.OmitArgPrefixes,)
+    if varied:
+        asked = tyro.cli(Launch, args=words, default=Launch(run=varied), prog="ringzero launch", config=settings)
+    else:
+        asked = tyro.cli(Launch, args=words, prog="ringzero launch", config=settings)
     if asked.dry_run:
         print(start.command(asked.run, asked.ranks))
         return 0
@@ -140,34 +147,3 @@ def relative(folder: Path, start: Path) -> str:
     """`folder` as seen from `start`."""
     seen = os.path.relpath(folder.resolve(), start.resolve())
     return "" if seen == "." else seen
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """Draw the first samples of a data set: image, outlined defect, question and answer."""
-
-    data: tyro.conf.Positional[str] = "textures"
-    """Data set, as --data of a run."""
-    output: Path = field(default=Path("sheet.png"))
-    """Where the sheet is written."""
-    samples: int = 8
-    """How many samples."""
-    image_size: int = 224
-    """Side of an image in pixels."""
-    seed: int = 0
-    """Decides crops and defects."""
-
-
-def data(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 once the sheet is written."""
-    asked = tyro.cli(Data, args=argv, prog="ringzero data")
-    from model.data import load
-    from model.data.preview import contact_sheet
-
-    try:
-        sheet = contact_sheet(load(asked.data, image_size=asked.image_size, seed=asked.seed), asked.samples)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    sheet.save(asked.output)
-    print(asked.output)
-    return 0

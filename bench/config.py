@@ -45,11 +45,12 @@ class Workload:
     """Which model sees which images."""
 
     preset: str = "tiny"
-    """Model size: tiny (random towers, seconds a run) or small (pretrained DINOv2-S, MiniLM, SmolLM2-135M)."""
+    """Model size: tiny (random towers, seconds a run), small (pretrained DINOv2-S, MiniLM, SmolLM2-135M), base, 7b."""
     data: str = "textures"
-    """Images: textures (ships with scikit-image), elpv (solar cells), textile; the last two are fetched by pip."""
+    """Images: textures (ships with scikit-image), elpv (solar cells), textile; the last two are fetched by pip. mvtec, visa
+    and aebad are yours: --images says where."""
     images: Path | None = None
-    """Folder with the data set's files, where they are not those of the installed or fetched package."""
+    """Folder with the data set's files; mvtec, visa and aebad need it, the others bring their own."""
     weights: Path | None = None
     """Folder with published weights for `base` and `7b` (docs/weights.md says which); without it they are random."""
     variant: Literal["V1", "V2", "V3", "V4", "V5", "V6"] | None = None
@@ -74,8 +75,8 @@ class Training:
     """Update rule; the published training uses adamw."""
     lr: float = 1e-3
     """Peak learning rate, never scaled by the number of ranks."""
-    schedule: Literal["constant", "warmup_decay"] = "constant"
-    """warmup_decay: up over the first tenth of the steps, then linearly down to 0, as the published training."""
+    schedule: Literal["constant", "warmup_decay", "published"] = "constant"
+    """warmup_decay: up over the first tenth of the steps, then linearly down to 0; published: with its quirks."""
     weight_decay: float = 1e-3
     """Decoupled for adamw, L2 for sgd."""
     clip_norm: float = 1.0
@@ -136,15 +137,18 @@ class RunConfig:
             if value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
         floors = {
+            "evaluate": self.measure.evaluate,
             "warmup": self.measure.warmup,
             "proof_steps": self.measure.proof_steps,
             "clip_norm": self.training.clip_norm,
             "weight_decay": self.training.weight_decay,
         }
         for name, low in floors.items():
-            if low < 0:
+            if not low >= 0:
                 raise ConfigError(f"--{name.replace('_', '-')} is {low}; it can't be negative")
         above = {"lr": self.training.lr, "bucket_mb": self.engine.bucket_mb, "limit_s": self.measure.limit_s}
+        if self.training.epochs is not None:
+            above["epochs"] = self.training.epochs
         for name, positive in above.items():
             if not positive > 0:
                 raise ConfigError(f"--{name.replace('_', '-')} is {positive}; it must be above 0")
@@ -182,7 +186,7 @@ class RunConfig:
                 raise ConfigError(f"unknown field {sorted(unknown)} in {name}; there are: {', '.join(known)}")
             paths = {k: Path(v) for k, v in given.items() if v is not None and "Path" in str(known[k].type)}
             floats = {
-                k: float(v) for k, v in given.items() if known[k].type is float and isinstance(v, int)
+                k: float(v) for k, v in given.items() if known[k].type in (float, float | None) and type(v) is int
             }  # TOML's 1
             made[name] = group(**{**given, **paths, **floats})
         return cls(**made)
@@ -192,6 +196,7 @@ class RunConfig:
         same: dict[str, Any] = {group: self.to_dict()[group] for group in SAME_EXPERIMENT}
         same["proof_steps"] = self.measure.proof_steps
         same["training"].pop("accumulation")  # how the batch is cut must not change what is learned
-        same["workload"].pop("images")  # where the files lie must not either
+        for files in ("weights", "instructions"):
+            same["workload"][files] = same["workload"][files] is not None  # where the files lie must not either
         same["load"] = str(self.output.load)
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]

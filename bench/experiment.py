@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from bench.measure.clock import Clock
 from bench.measure.energy import Energy
 from bench.measure.memory import Activations, PeakMemory, bytes_held, device_memory, give_back_freed
 from bench.progress import Progress
+from bench.schedule import lr_at
+from bench.trained import evaluate_trained
 from bench.watch import Watch
 from bench.workload import Workload, optimizer_factory
+from model.checkpoints import save_delta
 
 PROOF_LR = 0.01
 PROOF_CLIP = 0.1  # small enough to bind: a limit that never acts proves nothing about clipping
@@ -43,14 +47,14 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     memory: dict[str, Any] = {"setup_peak_bytes": peak.take()}
     if config.output.load is not None:
         backend.load(config.output.load)
-    workload.make_ahead(range(backend.steps, backend.steps + max(training.steps, config.measure.warmup)))
+    workload.make_ahead(range(backend.steps, backend.steps + max(workload.steps, config.measure.warmup)))
     memory |= warm_up(backend, workload, config, watch, scratch, peak)
 
     clock = Clock(backend.device)
     watch.measured |= {"step_s": clock.step_s, "data_s": clock.data_s}
     progress = Progress(
         f"{config.engine.label} x{backend.world.size}",
-        training.steps,
+        workload.steps,
         training.global_batch,
         show=backend.world.rank == 0,
     )
@@ -62,10 +66,11 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
         steps = train(
             backend,
             workload.batches,
-            steps=training.steps,
+            steps=workload.steps,
             accumulation=training.accumulation,
             clock=clock,
             watch=watch,
+            lr=partial(lr_at, total=backend.steps + workload.steps, peak=training.lr, kind=training.schedule),
             after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
         )
     refuse_skipped(steps)
@@ -74,9 +79,10 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     rank = {"step_s": clock.step_s, "data_s": clock.data_s, "memory": memory}
     watch.measured |= rank
     losses = mean_losses(backend, steps)
-    parameters = summary(backend.full_state())
+    state = backend.full_state()
+    parameters = summary(state)
     sent_now = backend.sent_bytes()
-    per_step = None if sent is None or sent_now is None else (sent_now - sent) / training.steps
+    per_step = None if sent is None or sent_now is None else (sent_now - sent) / workload.steps
     result: dict[str, Any] = {
         "asked": backend.asked(),
         "applied": backend.applied(),
@@ -88,14 +94,20 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
         "traffic": {"sent_bytes": backend.gather(per_step)},
         "energy": {"joules": energy.joules, "joules_reason": energy.reason},
         "checkpoint": None,
+        "export": None,
     }
     if per_step is None:
         result["traffic"] = {"sent_bytes": None, "sent_bytes_reason": f"{backend.name} does not tell what it sends"}
     if config.output.save is not None:
         backend.save(config.output.save)
         result["checkpoint"] = str(config.output.save)
+    if config.output.export is not None:
+        if backend.world.rank == 0:
+            save_delta(state, config.output.export, config=workload.model_config)
+        result["export"] = str(config.output.export)
     result["proof"] = prove(backend, workload, config, watch)
     backend.release()
+    result["evaluation"] = evaluate_trained(backend, workload, state, watch)
     result["ranks"] = backend.gather(rank)
     return result
 

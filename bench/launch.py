@@ -19,6 +19,7 @@ from backends.world import ACCEPTED
 from bench import failed, processes
 from bench.config import ConfigError, RunConfig
 from bench.failed import End
+from bench.flags import defaults
 from bench.record import now
 
 HERE = Path(__file__).resolve().parent
@@ -64,11 +65,16 @@ class Command:
 def flags(config: RunConfig) -> list[str]:
     """The flags of `python -m bench.run` that make this configuration: those whose value is not the default."""
     made: list[str] = []
+    variant = config.workload.variant
+    trained_as = defaults(["--variant", variant]) if variant else None  # a variant has its own defaults
     for group in dataclasses.fields(config):
         values = getattr(config, group.name)
         for each in dataclasses.fields(values):
             value, name = getattr(values, each.name), each.name.replace("_", "-")
-            if value == each.default:
+            default = (
+                getattr(trained_as.training, each.name) if trained_as and group.name == "training" else each.default
+            )
+            if value == default:
                 continue
             made += [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
     return made

@@ -13,6 +13,8 @@ import model
 import model.data
 from bench.config import RunConfig
 from bench.config import Workload as WorkloadConfig
+from model import variants
+from model.activations import activation_bytes
 from model.anomalygpt import AnomalyGPT
 from model.cost import cost
 from model.data.collate import NO_LOSS, Collator
@@ -28,13 +30,26 @@ class Workload:
     def __init__(self, config: RunConfig, rank: int, size: int) -> None:
         self.config, self.rank, self.size = config, rank, size
         self.micro_batch = config.micro_batch(size)
-        self.model_config = model.preset(config.workload.preset)
-        self.dataset = model.data.load(
+        self.model_config = model.preset(config.workload.preset, config.workload.weights)
+        if config.workload.variant is not None:
+            self.model_config = variants.apply(self.model_config, variants.VARIANTS[config.workload.variant])
+        self.dataset: model.data.Dataset | model.data.Mixed = model.data.load(
             config.workload.data,
             image_size=self.model_config.image_size,
             seed=config.workload.seed,
             folder=config.workload.images,
         )
+        if config.workload.instructions is not None:
+            self.dataset = model.data.Mixed(
+                self.dataset,
+                model.data.Instructions(
+                    config.workload.instructions, self.model_config.image_size, config.workload.seed
+                ),
+                global_batch=config.training.global_batch,
+                ranks=size,
+                accumulation=config.training.accumulation,
+            )
+        self.steps = optimizer_steps(config, self.dataset.pairs)
         self.collate = Collator(
             tokenizer(self.model_config),
             self.dataset,
@@ -51,7 +66,9 @@ class Workload:
         return built.train()
 
     def indices(self, step: int, micro: int) -> range:
-        """Samples of this rank's micro-batch: a contiguous slice of the step's global batch."""
+        """Samples of this rank's micro-batch: a contiguous slice of the step's global batch, or what a mixture says."""
+        if isinstance(self.dataset, model.data.Mixed):
+            return self.dataset.indices(step, self.rank, micro)
         share = self.config.training.global_batch // self.size
         begin = step * self.config.training.global_batch + self.rank * share + micro * self.micro_batch
         return range(begin, begin + self.micro_batch)
@@ -74,14 +91,37 @@ class Workload:
         labels = self.batches(0, 0)["labels"]
         answer = float((labels != NO_LOSS).sum() / len(labels))
         price = cost(self.model_config, text_tokens=self.collate.length, answer_tokens=answer)
+        kept = activation_bytes(
+            self.model_config,
+            text_tokens=self.collate.length,
+            answer_tokens=answer,
+            samples=self.micro_batch,
+            precision=self.config.workload.precision,
+        )
         return {
             "classes": list(self.dataset.classes),
             "licence": self.dataset.licence,
             "towers": self.model_config.towers,
             "text_tokens": self.collate.length,
+            "instruction_tokens": self.collate.instruction_length,
             "micro_batch": self.micro_batch,
             "cost": {**asdict(price), "flops_per_sample": price.step_flops, "gradient_bytes": price.gradient_bytes},
+            "activation_bytes": dict(kept),
         }
+
+
+def optimizer_steps(config: RunConfig, pairs: int | None) -> int:
+    """How many steps a run takes: as many as asked for, or those of its epochs; an epoch has two samples a normal image.
+
+    Raises ValueError for epochs of a data set without an end.
+    """
+    training = config.training
+    if training.epochs is None:
+        return training.steps
+    if pairs is None:
+        raise ValueError(f"--epochs is {training.epochs:g}, but {config.workload.data} has no end; take --steps instead "
+                         "(with --variant: add --epochs None)")  # fmt: skip
+    return max(1, round(training.epochs * 2 * pairs / training.global_batch))
 
 
 def check_names(asked: WorkloadConfig) -> None:

@@ -1,18 +1,32 @@
-"""AnomalyGPT in plain torch: the workload of every engine. Nothing here is distributed."""
+"""AnomalyGPT in plain torch: the workload of every engine. Nothing here is distributed.
 
-from model.anomalygpt import AnomalyGPT
-from model.losses import Losses
-from model.precision import PRECISIONS
-from model.presets import PRESETS, ModelConfig, preset
+What is named here is loaded when it is first asked for: sizes and variants can be read without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model.anomalygpt import AnomalyGPT
+    from model.assembly import build
+    from model.losses import Losses
+    from model.precision import PRECISIONS
+    from model.presets import PRESETS, ModelConfig, preset
 
 __all__ = ["PRECISIONS", "PRESETS", "AnomalyGPT", "Losses", "ModelConfig", "build", "preset"]
 
+_WHERE = {
+    "PRECISIONS": "precision",
+    "PRESETS": "presets",
+    "AnomalyGPT": "anomalygpt",
+    "Losses": "losses",
+    "ModelConfig": "presets",
+    "build": "assembly",
+    "preset": "presets",
+}
 
-def build(config: ModelConfig, *, precision: str = "fp32", seed: int = 0) -> AnomalyGPT:
-    """The model with its weights, on the CPU, in training mode. Trained are `image_decoder.*` and `prompt_learner.*`.
 
-    Equal on every rank: `seed` draws what is trained, `config.frozen_seed` what is frozen and not pretrained, and the
-    caller's random state stays as it was. Raises ValueError for an unknown precision or sizes that do not fit the
-    pretrained weights, AssetError where those cannot be fetched.
-    """
-    return AnomalyGPT(config, profile=precision, seed=seed).train()
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'model' has no attribute {name!r}")
+    return getattr(import_module(f"model.{_WHERE[name]}"), name)

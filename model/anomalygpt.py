@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model import memory_bank, precision
+from model import checkpoints, memory_bank, precision
 from model.decoder import ImageDecoder
+from model.imagebind import ImageBindText, ImageBindVision
 from model.language import LanguageModel
 from model.losses import Losses, dice_loss, focal_loss
 from model.presets import ModelConfig
@@ -53,9 +54,10 @@ class AnomalyGPT(nn.Module):
         self.config, self.profile = config, precision.check(profile)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.frozen_seed)
-            self.vision = VisionTower(config)
-            self.text = TextTower(config)
-            self.llama_proj = nn.Linear(config.embed_width, config.llm_width)
+            with checkpoints.skeleton(config):
+                self.vision = (ImageBindVision if config.vision_form == "imagebind" else VisionTower)(config)
+                self.text = (ImageBindText if config.text_form == "imagebind" else TextTower)(config)
+                self.llama_proj = nn.Linear(config.embed_width, config.llm_width)
             self.llm = LanguageModel(config)
             self.requires_grad_(False)
             torch.default_generator.manual_seed(seed)
@@ -83,7 +85,9 @@ class AnomalyGPT(nn.Module):
         self.eval()  # the text tower has dropout
         with precision.reduced(self.profile, self.pixel_mean.device):
             text = [self.text.class_features(name) for name in dataset.classes]
-            banks = [memory_bank.fill(self.vision(self._normals(shots_of_class)).taps) for shots_of_class in images]
+            banks = [
+                memory_bank.fill(self.vision(self.normal_pixels(shots_of_class)).taps) for shots_of_class in images
+            ]
         self.train(was_training)
         self.text_features, self.banks = torch.stack(text), torch.stack(banks)
 
@@ -118,7 +122,7 @@ class AnomalyGPT(nn.Module):
 
         with precision.reduced(self.profile, device):
             prompts = self.prompt_learner(anomaly_map)  # (B, 18, W)
-            lm = self.llm(looked.token, prompts, batch["ids"], batch["labels"])  # (B)
+            lm = self.llm(looked.token, prompts, batch["ids"], batch["labels"], batch["index"])  # (B)
 
         with precision.unreduced(device):
             weight = batch["pixel"].to(lm.dtype)  # instruction data has no mask
@@ -128,7 +132,7 @@ class AnomalyGPT(nn.Module):
             dice = (weight * dice_loss(looked.probability[:, :, 1], batch["mask"])).mean()
             return Losses(lm.mean() + focal + dice, lm.mean(), focal, dice)
 
-    def _normals(self, images: Tensor) -> Tensor:
+    def normal_pixels(self, images: Tensor) -> Tensor:
         """(k, H, W, 3) uint8 of one class -> (k or 4k, 3, H, W), normalised."""
         pixels = (images.to(self.pixel_mean.device).permute(0, 3, 1, 2) / 255 - self.pixel_mean) / self.pixel_std
         return memory_bank.rotations(pixels) if self.config.bank_rotations else pixels

@@ -1,5 +1,7 @@
 """What a training step costs, from the sizes alone: parameters, gradient bytes and FLOPs per sample.
 
+What it keeps in memory for backward is in model/activations.py.
+
 A FLOP is one multiplication or one addition: a matrix product (m, k) x (k, n) takes 2 m k n. Counted are matrix
 products and convolutions. Left out are norms, activations, softmax, pooling, rotary embedding, upsampling, losses and
 optimizer, and what `prepare` does once. Nothing is recomputed.
@@ -60,7 +62,7 @@ def cost(config: ModelConfig, *, text_tokens: int, answer_tokens: float) -> Cost
             "text": _text_parameters(config),
             "llama_proj": _linear(config.embed_width, config.llm_width),
             "llm": _llm_parameters(config),
-            "lora": config.llm_layers * config.lora_rank * sum(a + b for a, b in _attention_shapes(config)),
+            "lora": config.llm_layers * config.lora_rank * sum(a + b for a, b in attention_shapes(config)),
         },
         forward=forward,
         backward={part: times.get(part, 0) * flops for part, flops in forward.items()},
@@ -77,19 +79,26 @@ def _encoder_block(width: int, mlp: int) -> int:
 
 
 def _vision_parameters(c: ModelConfig) -> int:
-    """Patch convolution, class token, position table, blocks with two layer scales each, last norm."""
-    v = c.vision_width
-    embeddings = _linear(3 * c.patch_size**2, v) + v + (c.vision_grid**2 + 1) * v
-    return embeddings + c.vision_blocks * (_encoder_block(v, c.vision_mlp_ratio * v) + 2 * v) + 2 * v
+    """DINOv2: patch convolution, class token, position table, blocks with two layer scales each, last norm.
+
+    ImageBind: convolution without bias, two frames deep; token, table, norm; plain blocks; norm and projection.
+    """
+    v, block = c.vision_width, _encoder_block(c.vision_width, c.vision_mlp_ratio * c.vision_width)
+    table = v + (c.vision_grid**2 + 1) * v
+    if c.vision_form == "imagebind":
+        return 2 * 3 * c.patch_size**2 * v + table + 2 * v + c.vision_blocks * block + 2 * v + v * c.embed_width
+    return _linear(3 * c.patch_size**2, v) + table + c.vision_blocks * (block + 2 * v) + 2 * v
 
 
 def _text_parameters(c: ModelConfig) -> int:
-    """Tables of tokens, positions and two segments, their norm, blocks."""
-    tables = (c.text_vocab + c.text_positions + 2) * c.text_width
-    return tables + 2 * c.text_width + c.text_blocks * _encoder_block(c.text_width, c.text_mlp)
+    """BERT: tables of tokens, positions and two segments, their norm, blocks. ImageBind: two tables, blocks, norm, projection."""
+    w, blocks = c.text_width, c.text_blocks * _encoder_block(c.text_width, c.text_mlp)
+    if c.text_form == "imagebind":
+        return (c.text_vocab + c.text_positions) * w + blocks + 2 * w + w * w
+    return (c.text_vocab + c.text_positions + 2) * w + 2 * w + blocks
 
 
-def _attention_shapes(c: ModelConfig) -> list[tuple[int, int]]:
+def attention_shapes(c: ModelConfig) -> list[tuple[int, int]]:
     """(inputs, outputs) of query, key, value, output: keys and values have `llm_kv_heads` heads of the same width."""
     kv = c.llm_width // c.llm_heads * c.llm_kv_heads
     return [(c.llm_width, c.llm_width), (c.llm_width, kv), (c.llm_width, kv), (c.llm_width, c.llm_width)]
@@ -97,7 +106,8 @@ def _attention_shapes(c: ModelConfig) -> list[tuple[int, int]]:
 
 def _llm_parameters(c: ModelConfig) -> int:
     """Llama without biases: attention, gate, up, down, two norms a layer; one norm; one or two tables."""
-    layer = sum(a * b for a, b in _attention_shapes(c)) + 3 * c.llm_width * c.llm_mlp + 2 * c.llm_width
+    layer = sum(a * b for a, b in attention_shapes(c)) + 3 * c.llm_width * c.llm_mlp + 2 * c.llm_width
+    layer += (2 * c.llm_mlp if c.llm_layer_norm else 0) + (4 * c.llm_width if c.llm_batch_norm else 0)
     return (1 if c.llm_tied else 2) * c.llm_vocab * c.llm_width + c.llm_layers * layer + c.llm_width
 
 
@@ -105,7 +115,12 @@ def _decoder_parameters(c: ModelConfig) -> int:
     return len(c.taps) * _linear(c.vision_width, c.text_width)
 
 
-def _convolutions(c: ModelConfig) -> list[tuple[int, int, int, int]]:
+def llm_products(c: ModelConfig) -> int:
+    """Weights of a layer's products: attention, MLP, and LoRA's two thin ones beside each of attention's."""
+    return sum(a * b + c.lora_rank * (a + b) for a, b in attention_shapes(c)) + 3 * c.llm_width * c.llm_mlp
+
+
+def convolutions(c: ModelConfig) -> list[tuple[int, int, int, int]]:
     """(inputs, outputs, kernel side, output side) of the prompt learner's six: 3x3 before each halving, then to 3x3."""
     side, layers = c.image_size, []
     for before, after in zip((1, *c.prompt_channels), c.prompt_channels, strict=False):
@@ -115,14 +130,18 @@ def _convolutions(c: ModelConfig) -> list[tuple[int, int, int, int]]:
 
 
 def _prompt_parameters(c: ModelConfig) -> int:
-    return sum(a * b * k * k + b for a, b, k, _ in _convolutions(c)) + c.base_tokens * c.llm_width
+    return sum(a * b * k * k + b for a, b, k, _ in convolutions(c)) + c.base_tokens * c.llm_width
 
 
 def _vision_flops(c: ModelConfig) -> int:
-    """The patch convolution; a block with n = patches + 1 tokens takes 2 n (4 V^2 + 2 V M) + 4 n^2 V for attention."""
+    """The patch convolution; a block with n = patches + 1 tokens takes 2 n (4 V^2 + 2 V M) + 4 n^2 V for attention.
+
+    ImageBind projects the class token; its stem sums two kernels first, and then sees one frame.
+    """
     n, v = c.patches + 1, c.vision_width
     block = 2 * n * (4 * v * v + 2 * v * c.vision_mlp_ratio * v) + 4 * n * n * v
-    return 2 * c.patches * 3 * c.patch_size**2 * v + c.vision_blocks * block
+    head = 2 * v * c.embed_width if c.vision_form == "imagebind" else 0
+    return 2 * c.patches * 3 * c.patch_size**2 * v + c.vision_blocks * block + head
 
 
 def _decoder_flops(c: ModelConfig) -> int:
@@ -131,14 +150,11 @@ def _decoder_flops(c: ModelConfig) -> int:
 
 
 def _prompt_flops(c: ModelConfig) -> int:
-    return sum(2 * a * b * k * k * side * side for a, b, k, side in _convolutions(c))
+    return sum(2 * a * b * k * k * side * side for a, b, k, side in convolutions(c))
 
 
 def _llm_flops(c: ModelConfig, text_tokens: int) -> int:
-    """Layers with a weight, LoRA's two thin products beside each of attention's included."""
-    shapes = _attention_shapes(c)
-    weights = sum(a * b + c.lora_rank * (a + b) for a, b in shapes) + 3 * c.llm_width * c.llm_mlp
-    return 2 * (c.prefix_tokens + text_tokens) * c.llm_layers * weights
+    return 2 * (c.prefix_tokens + text_tokens) * c.llm_layers * llm_products(c)
 
 
 def _llm_attention_flops(c: ModelConfig, text_tokens: int) -> int:

@@ -8,8 +8,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from model import convert
+from model import checkpoints, convert, llm_layers
 from model.precision import full
 from model.presets import ModelConfig
 from model.tokenizer import tokenizer
@@ -36,21 +37,27 @@ class LanguageModel(nn.Module):
             "vocab_size": config.llm_vocab,
             "tie_word_embeddings": config.llm_tied,
         }
-        if config.llm_asset is None:
-            rope = {"rope_type": "default", "rope_theta": config.rope_theta}
-            scales = {"rms_norm_eps": config.rms_eps, "initializer_range": config.frozen_std}
-            llama = LlamaForCausalLM(LlamaConfig(**sizes, **scales, rope_parameters=rope))
-        else:
-            llama = convert.load(LlamaForCausalLM, config.llm_asset, sizes)
         lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
                           target_modules=list(ATTENTION), bias="none")  # fmt: skip
-        self.llama: LlamaForCausalLM = inject_adapter_in_model(lora, llama)
+        with checkpoints.skeleton(config):
+            if config.llm_asset is None:
+                rope = {"rope_type": "default", "rope_theta": config.rope_theta}
+                scales = {"rms_norm_eps": config.rms_eps, "initializer_range": config.frozen_std}
+                llama = LlamaForCausalLM(LlamaConfig(**sizes, **scales, rope_parameters=rope))
+            else:
+                llama = convert.load(LlamaForCausalLM, config.llm_asset, sizes)
+            self.llama: LlamaForCausalLM = inject_adapter_in_model(lora, llama)
+        if config.weights is not None:
+            self.llama.model.rotary_emb = LlamaRotaryEmbedding(llama.config)  # computed: no file has its table
+        self.samples = llm_layers.install(self.llama, config)
         for name, parameter in self.llama.named_parameters():
             if ".lora_B." in name:
                 nn.init.normal_(parameter, std=config.lora_b_std)
 
         tokens = tokenizer(config)
         opening, closing = (tokens(piece, add_special_tokens=False)["input_ids"] for piece in (OPEN, CLOSE))
+        if config.stand_in:
+            opening, closing = opening[: config.open_tokens], closing[: config.close_tokens]
         if (len(opening), len(closing)) != (config.open_tokens, config.close_tokens):
             raise ValueError(f"{config.name}: open_tokens, close_tokens must be {len(opening)}, {len(closing)}; "
                              f"they are {config.open_tokens}, {config.close_tokens}")  # fmt: skip
@@ -65,8 +72,12 @@ class LanguageModel(nn.Module):
         dtype = embedded.dtype
         return torch.cat([opening, image.unsqueeze(1).to(dtype), closing, prompts.to(dtype), text], dim=1)
 
-    def forward(self, image: Tensor, prompts: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, image: Tensor, prompts: Tensor, ids: Tensor, labels: Tensor, index: Tensor | None = None
+    ) -> Tensor:
         """Mean cross-entropy (B) of each sample's answer tokens, fp32. ids, labels (B, T); -100 is no target.
+
+        index (B), of the samples in their data set, seeds the LLM's dropout; nothing else needs it.
 
         A mean per sample, where the published code averages over all tokens of the micro-batch: that mean of means
         changes with how the batch is cut, this one does not. No attention mask: padding is on the right, where no real
@@ -76,6 +87,7 @@ class LanguageModel(nn.Module):
         if not target.any(1).all():
             raise ValueError("a sample has no answer token left: its text was cut too early; raise max_text")
         inputs = self.prefix(image, prompts, ids)
+        self.samples.set(index)
         hidden = self.llama.model(inputs_embeds=inputs, use_cache=False).last_hidden_state  # (B, S, W)
         before = hidden[:, -ids.shape[1] - 1 : -1]  # (B, T, W): the position that predicts each text token
         logits = self.llama.lm_head(before[target])  # only where a target stands: saves most of the vocabulary's work

@@ -26,8 +26,14 @@ def fill(taps: Sequence[Tensor]) -> Tensor:
 def anomaly_map(taps: Sequence[Tensor], bank: Tensor, size: int) -> Tensor:
     """1 - mean over taps of the largest cosine similarity with the bank, upsampled.
 
-    L taps of (B, P, V), bank (B, L, N, V) of each sample's class -> (B, 1, size, size), fp32.
+    L taps of (B, P, V), bank (B, L, N, V) of each sample's class -> (B, 1, size, size), fp32. One sample and tap at a
+    time: P N values are held, where the published code broadcasts to B P N V and a single product would take L B P N.
     """
-    patches = F.normalize(full(torch.stack(list(taps), 1)), dim=-1)  # (B, L, P, V)
-    nearest = (patches @ full(bank).mT).amax(-1)  # (B, L, P)
-    return 1 - upsample(nearest.mean(1, keepdim=True), size)
+    nearest = [_nearest(tap, normal) for tap, normal in zip(taps, bank.unbind(1), strict=True)]  # L of (B, P)
+    return 1 - upsample(torch.stack(nearest, 1).mean(1, keepdim=True), size)
+
+
+def _nearest(tap: Tensor, bank: Tensor) -> Tensor:
+    """(B, P, V) against (B, N, V) -> (B, P): each patch's largest cosine similarity."""
+    patches = F.normalize(full(tap), dim=-1)
+    return torch.stack([(own @ full(normal).mT).amax(-1) for own, normal in zip(patches, bank, strict=True)])

@@ -1,11 +1,14 @@
 """Model sizes: one frozen dataclass, and functions that return it whole. Every size is a field."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+RANDOM = "random, from a fixed seed: nothing is pretrained, so what it detects means nothing"
+FROM_FOLDER = "read from imagebind_huge.pth, vicuna-7b-v0 and pandagpt_7b.pt: the names and sizes of all tensors agree"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,12 @@ class ModelConfig:
     """Package with the pretrained tower; None draws a random one. The same for text and LLM below."""
     text_asset: str | None = None
     llm_asset: str | None = None
+    from_folder: bool = False
+    """Weights and tokenizers are files that the user has. Without them weights are random and a token is a byte."""
+    weights: Path | None = None
+    """The folder with those files, set by `with_weights`; None: random."""
+    delta_dtype: Literal["float16", "float32"] = "float32"
+    """Of the trained values in a saved delta; the published ones are in half precision."""
 
     image_size: int = 224
     """Height and width of the input, pixels."""
@@ -70,7 +79,8 @@ class ModelConfig:
     llm_layer_norm: bool = False
     """LayerNorm at the same place (variant V1): frozen, so nothing can adapt to it."""
     llm_batch_norm: bool = False
-    """BatchNorm on the residual stream, twice a layer (variant V3): mixes positions and samples."""
+    """BatchNorm on the residual stream, twice a layer (variant V3). Mixes positions and samples: what is learned then
+    depends on how the batch is cut over ranks and micro-batches, so a run on several ranks is void against single."""
 
     lora_rank: int
     lora_alpha: int
@@ -92,7 +102,8 @@ class ModelConfig:
     max_text: int = 1024
     """Tokens at which question and answer together are cut, as published; what stands before them is not counted."""
     open_tokens: int
-    """Tokens of "### Human: <Img>" and of "</Img> " with the preset's tokenizer; `build` checks both."""
+    """Tokens of "### Human: <Img>" and of "</Img> " with the preset's own tokenizer; `build` checks both. Where bytes
+    stand in for it, the pieces are cut to as many, so that a random run has the positions of a published one."""
     close_tokens: int
 
     def __post_init__(self) -> None:
@@ -107,6 +118,17 @@ class ModelConfig:
             raise ValueError(
                 f"a dinov2 tower has no head: embed_width must be {self.vision_width}, not {self.embed_width}"
             )
+        if self.weights is not None and not self.from_folder:
+            raise ValueError(f"{self.name} has weights of its own and takes no folder of them; for that there is 7b")
+
+    def with_weights(self, folder: Path) -> "ModelConfig":
+        """The same model with the weights and tokenizers of a folder (docs/weights.md). Raises ValueError if it has its own."""
+        return replace(self, weights=folder, towers=FROM_FOLDER)
+
+    @property
+    def stand_in(self) -> bool:
+        """Bytes stand in for the tokenizers that come with the weights."""
+        return self.from_folder and self.weights is None
 
     @property
     def patches(self) -> int:
@@ -131,7 +153,7 @@ def tiny() -> ModelConfig:
     """Trains in seconds on one core: every engine can be tried with it anywhere, no file needed."""
     return ModelConfig(
         name="tiny",
-        towers="random, from a fixed seed: nothing is pretrained, so what it detects means nothing",
+        towers=RANDOM,
         frozen_std=0.125,
         vision_width=64, vision_blocks=8, vision_heads=4, vision_grid=16, taps=(2, 4, 6, 8),
         embed_width=64,
@@ -161,11 +183,48 @@ def small() -> ModelConfig:
     )  # fmt: skip
 
 
-PRESETS: dict[str, Callable[[], ModelConfig]] = {"tiny": tiny, "small": small}
+def base() -> ModelConfig:
+    """The published form on one small GPU: towers as wide as CLIP's ViT-L, an LLM shaped like TinyLlama-1.1B."""
+    return ModelConfig(
+        name="base",
+        towers=f"{RANDOM}; its tokens are bytes",
+        from_folder=True,
+        vision_form="imagebind", text_form="imagebind",
+        vision_width=1024, vision_blocks=24, vision_heads=16, vision_grid=16, taps=(6, 12, 18, 24),
+        embed_width=768,
+        text_width=768, text_blocks=12, text_heads=12, text_mlp=3072, text_vocab=49_408, text_positions=77,
+        llm_width=2048, llm_layers=22, llm_heads=32, llm_kv_heads=4, llm_mlp=5632, llm_vocab=32_000, llm_tied=False,
+        lora_rank=16, lora_alpha=16,
+        open_tokens=6, close_tokens=4,
+    )  # fmt: skip
 
 
-def preset(name: str) -> ModelConfig:
-    """The config called `name`. Raises ValueError, listing the names, for another."""
+def seven() -> ModelConfig:
+    """AnomalyGPT as published: ImageBind-Huge, Vicuna-7B v0 and PandaGPT's LoRA, 112.7 million trained values."""
+    return ModelConfig(
+        name="7b",
+        towers=f"{RANDOM}; its tokens are bytes",
+        from_folder=True, delta_dtype="float16",
+        vision_form="imagebind", text_form="imagebind",
+        vision_width=1280, vision_blocks=32, vision_heads=16, vision_grid=16, taps=(8, 16, 24, 32),
+        embed_width=1024,
+        text_width=1024, text_blocks=24, text_heads=16, text_mlp=4096, text_vocab=49_408, text_positions=77,
+        llm_width=4096, llm_layers=32, llm_heads=32, llm_kv_heads=32, llm_mlp=11_008, llm_vocab=32_001, llm_tied=False,
+        rms_eps=1e-6,
+        lora_rank=32, lora_alpha=32,
+        open_tokens=6, close_tokens=4,
+    )  # fmt: skip
+
+
+PRESETS: dict[str, Callable[[], ModelConfig]] = {"tiny": tiny, "small": small, "base": base, "7b": seven}
+
+
+def preset(name: str, weights: Path | None = None) -> ModelConfig:
+    """The config called `name`, with the weights of a folder if one is given.
+
+    Raises ValueError, listing the names, for another; and for a folder given to a preset with weights of its own.
+    """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; there are: {', '.join(PRESETS)}")
-    return PRESETS[name]()
+    config = PRESETS[name]()
+    return config if weights is None else config.with_weights(weights)

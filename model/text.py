@@ -23,8 +23,21 @@ def sentences(states: Sequence[str], name: str) -> list[str]:
     return [template.format(state.format(name.replace("_", " "))) for state in states for template in TEMPLATES]
 
 
-class TextTower(nn.Module):
-    """A BERT with mean pooling (MiniLM, Wang et al. 2020). Runs in `prepare` only: the sentences never change."""
+class SentenceTower(nn.Module):
+    """What a text tower of any form is: sentences in, features out. Runs in `prepare` only: the sentences never change."""
+
+    def embed(self, sentences: Sequence[str]) -> Tensor:
+        """Features (S, D) of S sentences, unit length."""
+        raise NotImplementedError
+
+    def class_features(self, name: str) -> Tensor:
+        """(2, D), [normal, abnormal]: mean over a group's sentences, then unit length."""
+        groups = [full(self.embed(sentences(states, name))).mean(0) for states in (NORMAL, ABNORMAL)]
+        return F.normalize(torch.stack(groups), dim=-1)
+
+
+class TextTower(SentenceTower):
+    """A BERT with mean pooling (MiniLM, Wang et al. 2020)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -48,11 +61,9 @@ class TextTower(nn.Module):
         weight = attention.unsqueeze(-1).to(hidden.dtype)
         return F.normalize((hidden * weight).sum(1) / weight.sum(1), dim=-1)
 
-    def class_features(self, name: str) -> Tensor:
-        """(2, D), [normal, abnormal]: mean over a group's sentences, then unit length."""
-        device = self.bert.embeddings.word_embeddings.weight.device
-        groups = []
-        for states in (NORMAL, ABNORMAL):
-            tokens = self.tokenizer(sentences(states, name), padding=True, return_tensors="pt").to(device)
-            groups.append(F.normalize(full(self(tokens["input_ids"], tokens["attention_mask"])).mean(0), dim=-1))
-        return torch.stack(groups)
+    def embed(self, sentences: Sequence[str]) -> Tensor:
+        """Features (S, D) of sentences, unit length."""
+        tokens = self.tokenizer(list(sentences), padding=True, return_tensors="pt")
+        tokens = tokens.to(self.bert.embeddings.word_embeddings.weight.device)
+        features: Tensor = self(tokens["input_ids"], tokens["attention_mask"])
+        return features

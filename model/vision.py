@@ -1,6 +1,6 @@
 """The frozen vision tower: patch tokens at four depths and one embedding of the whole image.
 
-B batch, P patches, V vision width.
+B batch, P patches, V vision width, E width of the embedding.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from model.presets import ModelConfig
 
 class Seen(NamedTuple):
     taps: tuple[Tensor, ...]  # four of (B, P, V): residual stream without class token and final norm, row by row
-    cls: Tensor  # (B, V), unit length
+    cls: Tensor  # (B, E), unit length; E is V where the tower has no head
 
 
 class VisionTower(nn.Module):

@@ -1,12 +1,18 @@
 """Batches: the conversation format, where the loss falls, one length for every batch."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from model.data import Collator, Dataset, Sample, load, texts
+from model.data import Collator, DataError, Dataset, Sample, load, texts
+from model.data.collate import CHUNK
+from model.data.instructions import Instructions, Mixed
 
 
 def trained(
@@ -182,3 +188,118 @@ def test_batches_of_the_ranks_make_the_global_batch(dataset, world):
     parts = [collate([dataset[rank * share + place] for place in range(share)]) for rank in range(world)]
     for name, value in whole.items():
         assert torch.equal(torch.cat([part[name] for part in parts]), value)
+
+
+# instructions
+
+TURNS = [
+    ("What is this?", "A café, in 1998."),
+    ("Describe it in a few words, please.", "Grey. " * 30),
+    ("Why?", "日本" * 40),  # three bytes a character
+]
+
+
+def mixed(folder: Path, dataset: Dataset, turns: list[tuple[str, str]] = TURNS) -> Mixed:
+    (folder / "images").mkdir()
+    Image.new("RGB", (40, 30), (9, 99, 199)).save(folder / "images" / "a.jpg")
+    entries = [
+        {"image_name": "a", "conversation": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]}
+        for q, a in turns
+    ]
+    (folder / "made.json").write_text(json.dumps(entries))
+    return Mixed(dataset, Instructions(folder, 96, 0), global_batch=8, ranks=1, accumulation=2)
+
+
+def test_instructions_are_collated_with_a_length_of_their_own(dataset, tokenizer, tmp_path):
+    data = mixed(tmp_path, dataset)
+    collate = Collator(tokenizer, data)
+    instructions = [data[1], data[3], data[5]]
+    batch = collate(instructions)
+    assert batch["ids"].shape == (3, collate.instruction_length)
+    assert batch["attention"].sum(dim=1).max() == collate.instruction_length  # of the longest text, to the token
+    assert not batch["pixel"].any()
+    assert not batch["mask"].any()
+    assert not batch["few_shot"].any()
+    assert batch["class_id"].tolist() == [3, 3, 3]
+    assert collate([data[0], data[2]])["ids"].shape == (2, collate.length)
+    assert collate.length == Collator(tokenizer, dataset).length != collate.instruction_length
+
+
+def test_one_instruction_makes_the_length_of_all(dataset, tokenizer, tmp_path):
+    collate = Collator(tokenizer, mixed(tmp_path, dataset))
+    shapes = {collate([sample])["ids"].shape for sample in instructions_of(tmp_path)}
+    assert shapes == {(1, collate.instruction_length)}
+
+
+def instructions_of(folder: Path) -> list[Sample]:
+    data = Instructions(folder, 96, 0)
+    return [data[index] for index in range(len(TURNS))]
+
+
+def test_an_instruction_is_a_conversation_with_loss_on_its_answer(dataset, tmp_path):
+    tokenizer = byte_level()
+    collate = Collator(tokenizer, mixed(tmp_path, dataset))
+    for sample in instructions_of(tmp_path):
+        batch = collate([sample])
+        kept, learnt = batch["attention"][0] == 1, batch["labels"][0] != -100
+        assert tokenizer.decode(batch["ids"][0][kept]) == f"{sample.question}\n### Assistant: {sample.answer}\n###"
+        assert tokenizer.decode(batch["labels"][0][learnt]) == f" {sample.answer}\n###"
+
+
+def test_a_long_answer_is_cut_and_the_rest_is_learnt(dataset, tmp_path):
+    data = mixed(tmp_path, dataset)
+    whole, cut = Collator(ByT5Tokenizer(), data), Collator(ByT5Tokenizer(), data, max_text=190)
+    assert whole.instruction_length > 190 == cut.instruction_length
+    for sample in instructions_of(tmp_path):
+        for name in ("ids", "labels", "attention"):
+            assert torch.equal(cut([sample])[name], whole([sample])[name][:, :190])
+        assert (cut([sample])["labels"] != -100).any()
+
+
+def test_an_answer_that_would_be_cut_off_whole_is_refused(dataset, tmp_path):
+    data = mixed(tmp_path, dataset, [*TURNS, ("What? " * 50, "That.")])
+    with pytest.raises(
+        DataError, match=r"max_text is 300, but the question of entry 3 of .*made.json takes 315 tokens"
+    ):
+        Collator(ByT5Tokenizer(), data, max_text=300)
+    assert (
+        Collator(ByT5Tokenizer(), data, max_text=316)([Sample(*fields(data), "What? " * 50, "That.", pixel=False)])[
+            "labels"
+        ][0].tolist()[-1]
+        == ord(" ") + 3
+    )  # one token of the answer: the space before it
+
+
+def fields(data: Mixed) -> tuple[np.ndarray, np.ndarray, int, bool]:
+    sample = data[1]
+    return sample.image, sample.mask, sample.class_id, sample.few_shot
+
+
+def test_kinds_do_not_share_a_batch(dataset, tmp_path):
+    data = mixed(tmp_path, dataset)
+    with pytest.raises(ValueError, match="samples of one kind"):
+        Collator(ByT5Tokenizer(), data)([data[0], data[1]])
+    with pytest.raises(ValueError, match="without instructions"):
+        Collator(ByT5Tokenizer(), dataset)([data[1]])
+
+
+def test_few_texts_are_tokenised_to_find_the_longest(dataset, tmp_path, monkeypatch):
+    turns = [("Why?", "x" * (10 + number)) for number in range(4 * CHUNK)]
+    data = mixed(tmp_path, dataset, turns)
+    counts: list[int] = []
+    call = ByT5Tokenizer.__call__
+
+    def counted(self: ByT5Tokenizer, text: str | list[str], **rest: bool) -> object:
+        counts.append(0 if isinstance(text, str) else len(text))
+        return call(self, text, **rest)
+
+    monkeypatch.setattr(ByT5Tokenizer, "__call__", counted)
+    collate = Collator(ByT5Tokenizer(), data, max_text=2000)
+    assert collate.instruction_length == len("Why?\n### Assistant:" + " " + turns[-1][1] + "\n###")
+    assert sum(counts) == 2 * CHUNK  # two pieces each
+
+
+def test_a_text_of_few_long_characters_can_be_the_longest(dataset, tmp_path):
+    turns = [("Why?", "x" * 150)] * CHUNK + [("Why?", "日" * 100)]
+    collate = Collator(ByT5Tokenizer(), mixed(tmp_path, dataset, turns))
+    assert collate.instruction_length == len("Why?\n### Assistant:" + " " + 300 * "x" + "\n###")

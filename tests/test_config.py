@@ -22,22 +22,29 @@ FLAGS = {  # users type these and scripts hold them: a name that changes here br
     "--preset",
     "--data",
     "--images",
+    "--weights",
+    "--variant",
+    "--instructions",
     "--precision",
     "--seed",
     "--global-batch",
     "--accumulation",
     "--optimizer",
     "--lr",
+    "--schedule",
     "--weight-decay",
     "--clip-norm",
     "--steps",
+    "--epochs",
     "--warmup",
     "--proof-steps",
+    "--evaluate",
     "--limit-s",
     "--bind",
     "--no-bind",
     "--results",
     "--save",
+    "--export",
     "--load",
 }
 
@@ -48,12 +55,29 @@ def config(backend: Any = "ring", **groups: Any) -> RunConfig:
 
 FULL = RunConfig(
     engine=Engine(backend="deepspeed", zero_stage=3, offload_optimizer=True, bucket_mb=1.5, device="cpu"),
-    workload=Workload(preset="small", data="elpv", images=Path("some/where"), precision="amp_bf16", seed=7),
-    training=Training(
-        global_batch=16, accumulation=4, optimizer="sgd", lr=0.1, weight_decay=0.0, clip_norm=0.0, steps=3
+    workload=Workload(
+        preset="small",
+        data="elpv",
+        images=Path("some/where"),
+        precision="amp_bf16",
+        seed=7,
+        weights=Path("w"),
+        variant="V3",
+        instructions=Path("i"),
     ),
-    measure=Measure(warmup=0, proof_steps=0, limit_s=9.0, bind=False),
-    output=Output(results=Path("there"), save=Path("a"), load=Path("b")),
+    training=Training(
+        global_batch=16,
+        accumulation=4,
+        optimizer="sgd",
+        lr=0.1,
+        weight_decay=0.0,
+        clip_norm=0.0,
+        steps=3,
+        schedule="warmup_decay",
+        epochs=1.5,
+    ),
+    measure=Measure(warmup=0, proof_steps=0, evaluate=5, limit_s=9.0, bind=False),
+    output=Output(results=Path("there"), save=Path("a"), export=Path("e"), load=Path("b")),
 )
 
 
@@ -95,7 +119,7 @@ def test_unknown_groups_and_fields_are_named_with_those_there_are():
 
 
 def test_the_flags_are_these(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "100")  # wider, and boxes stand side by side
     with pytest.raises(SystemExit) as leaving:
         parse(["--help"])
     assert leaving.value.code == 0
@@ -108,8 +132,9 @@ def test_every_field_is_read_from_its_flag():
     words = [
         "--backend deepspeed --zero-stage 3 --offload-optimizer --bucket-mb 1.5 --device cpu",
         "--preset small --data elpv --images some/where --precision amp_bf16 --seed 7",
+        "--weights w --variant V3 --instructions i --schedule warmup_decay --epochs 1.5",
         "--global-batch 16 --accumulation 4 --optimizer sgd --lr 0.1 --weight-decay 0 --clip-norm 0 --steps 3",
-        "--warmup 0 --proof-steps 0 --limit-s 9 --no-bind --results there --save a --load b",
+        "--warmup 0 --proof-steps 0 --limit-s 9 --evaluate 5 --no-bind --export e --results there --save a --load b",
     ]
     assert parse(" ".join(words).split()) == FULL
     assert parse(["--backend", "ring"]) == config()
@@ -214,24 +239,31 @@ SAME = [
     ("engine", "device", "cpu"),
     ("engine", "transport", "mpi"),
     ("training", "accumulation", 4),
-    ("workload", "images", "else/where"),
     ("measure", "warmup", 9),
     ("measure", "limit_s", 1.0),
     ("measure", "bind", False),
     ("output", "results", "x"),
     ("output", "save", "x"),
+    ("output", "export", "x"),
+    ("measure", "evaluate", 9),
 ]
 OTHER = [
     ("workload", "preset", "small"),
     ("workload", "data", "elpv"),
     ("workload", "precision", "amp_bf16"),
     ("workload", "seed", 1),
+    ("workload", "images", "else/where"),  # it decides what mvtec, visa and aebad are
+    ("workload", "weights", "x"),
+    ("workload", "variant", "V2"),
+    ("workload", "instructions", "x"),
     ("training", "global_batch", 16),
     ("training", "optimizer", "sgd"),
     ("training", "lr", 2e-3),
     ("training", "weight_decay", 0.0),
     ("training", "clip_norm", 0.5),
     ("training", "steps", 11),
+    ("training", "epochs", 2.0),
+    ("training", "schedule", "warmup_decay"),
     ("measure", "proof_steps", 1),
     ("output", "load", "x"),
 ]

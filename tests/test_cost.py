@@ -1,16 +1,19 @@
-"""Predicted parameters and FLOPs against a model that is built and counted."""
+"""Predicted parameters, FLOPs and activations against a model that is built and counted."""
 
 import dataclasses
+from collections import Counter
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
 import model
+from model.activations import activation_bytes
 from model.anomalygpt import AnomalyGPT
-from model.cost import Cost, cost
+from model.cost import cost
+from tests.published import REDUCED
 
 TINY = model.preset("tiny")
 # Everything that tiny has equal or square is made different here, so that a mixed-up factor shows.
@@ -22,11 +25,13 @@ ODD = dataclasses.replace(
 TEXT, ANSWER, BATCH = 40, 9, 2
 
 
-def built(config: model.ModelConfig) -> AnomalyGPT:
+def built(config: model.ModelConfig, *, precision: str = "fp32", eager: bool = True) -> AnomalyGPT:
     """Without `prepare`, which cost leaves out: its constants have their shapes only."""
-    net = model.build(config)
-    net.vision.vit.set_attn_implementation("eager")  # fused kernels recompute, or hide from the counter
-    net.llm.llama.set_attn_implementation("eager")
+    net = model.build(config, precision=precision)
+    if eager:  # fused kernels recompute, or hide from the counter
+        for module in net.modules():
+            if hasattr(module, "config") and hasattr(module.config, "_attn_implementation"):
+                module.config._attn_implementation = "eager"
     net.text_features = normalize(torch.randn(1, 2, config.text_width), dim=-1)
     net.banks = normalize(torch.randn(1, 4, config.bank_patches, config.vision_width), dim=-1)
     return net
@@ -46,7 +51,7 @@ def part_of(name: str) -> str:
     return "lora" if ".lora_" in name else name.split(".")[0]
 
 
-@pytest.mark.parametrize("config", [TINY, ODD], ids=["tiny", "odd"])
+@pytest.mark.parametrize("config", [TINY, ODD, REDUCED], ids=["tiny", "odd", "imagebind"])
 def test_parameters_equal_the_built_model(config: model.ModelConfig) -> None:
     expected, counted = cost(config, text_tokens=TEXT, answer_tokens=ANSWER), {True: {}, False: {}}
     for name, p in model.build(config).named_parameters():
@@ -57,7 +62,7 @@ def test_parameters_equal_the_built_model(config: model.ModelConfig) -> None:
     assert expected.gradient_bytes == 4 * sum(counted[True].values())
 
 
-@pytest.mark.parametrize("config", [TINY, ODD], ids=["tiny", "odd"])
+@pytest.mark.parametrize("config", [TINY, ODD, REDUCED], ids=["tiny", "odd", "imagebind"])
 def test_flops_equal_the_counter(config: model.ModelConfig) -> None:
     """To 0.1%: the counter adds the rotary table, one product a micro-batch."""
     net, batch, expected = built(config), a_batch(config), cost(config, text_tokens=TEXT, answer_tokens=ANSWER)
@@ -71,38 +76,91 @@ def test_flops_equal_the_counter(config: model.ModelConfig) -> None:
     assert total / BATCH == pytest.approx(expected.step_flops, rel=1e-3)
 
 
-def test_forward_flops_of_each_part_equal_the_counter() -> None:
-    net, expected = built(ODD), cost(ODD, text_tokens=TEXT, answer_tokens=ANSWER)
+@pytest.mark.parametrize("config", [ODD, REDUCED], ids=["odd", "imagebind"])
+def test_forward_flops_of_each_part_equal_the_counter(config: model.ModelConfig) -> None:
+    net, expected = built(config), cost(config, text_tokens=TEXT, answer_tokens=ANSWER)
     with FlopCounterMode(display=False) as counter:
-        net(a_batch(ODD))
+        net(a_batch(config))
     counts = counter.get_flop_counts()
     inside = {name.split(".", 1)[1]: sum(ops.values()) / BATCH for name, ops in counts.items() if "." in name}
     for part in ("vision", "llama_proj", "image_decoder", "prompt_learner"):
-        assert inside[part] == pytest.approx(expected.forward[part], rel=1e-3), part
+        assert inside[part] == expected.forward[part], part
     assert inside["llm.llama.lm_head"] == pytest.approx(expected.forward["llm_head"], rel=1e-3)
     layers = expected.forward["llm"] + expected.forward["llm_attention"]
     assert inside["llm"] == pytest.approx(layers + expected.forward["llm_head"], rel=1e-3)
 
 
-def published() -> Cost:
-    """AnomalyGPT as published, as far as the trained parts, LoRA and Vicuna-7B v0 go."""
-    config = dataclasses.replace(
-        TINY, vision_width=1280, embed_width=1280, vision_blocks=32, vision_heads=16, taps=(8, 16, 24, 32), text_width=1024,
-        llm_width=4096, llm_layers=32, llm_heads=32, llm_kv_heads=32, llm_mlp=11_008, llm_vocab=32_001, llm_tied=False,
-        lora_rank=32, prompt_channels=(4, 16, 64, 256, 1024), open_tokens=6, close_tokens=4,
-    )  # fmt: skip
-    assert config.prefix_tokens == 30
-    return cost(config, text_tokens=80, answer_tokens=20)
-
-
 def test_published_sizes_give_the_published_counts() -> None:
-    sizes = published()
+    config = model.preset("7b")
+    sizes = cost(config, text_tokens=80, answer_tokens=20)
+    assert config.prefix_tokens == 30
     assert sizes.trainable == {"image_decoder": 5_246_976, "prompt_learner": 107_416_504}
     assert sum(sizes.trainable.values()) == 112_663_480
-    assert sizes.frozen["lora"] == 33_554_432
-    assert sizes.frozen["llm"] == 6_738_423_808
+    assert sizes.frozen == {
+        "vision": 632_829_440,
+        "text": 354_032_640,
+        "llama_proj": 4_198_400,
+        "llm": 6_738_423_808,
+        "lora": 33_554_432,
+    }
 
 
 def test_answers_cost_only_the_head() -> None:
     short, long = (cost(TINY, text_tokens=TEXT, answer_tokens=tokens) for tokens in (1, 1.5))
     assert long.step_flops - short.step_flops == 2 * TINY.llm_width * TINY.llm_vocab  # half a token, there and back
+
+
+def kept(net: AnomalyGPT, batch: dict[str, Tensor]) -> dict[str, int]:
+    """Bytes that autograd keeps, by what ran when it kept them; parameters left out, each storage counted once."""
+    running, seen, found = ["losses"], {}, Counter()
+    parts = {
+        "image_decoder": "image_decoder",
+        "prompt_learner": "prompt_learner",
+        "llm": "llm",
+        "llm.llama.model": "llm",
+    }
+    weights = {
+        tuple(p.shape[::order]) for p in net.parameters() for order in (1, -1)
+    }  # a linear layer's copy is transposed
+
+    def keep(tensor: Tensor) -> Tensor:
+        owner = tensor if tensor._base is None else tensor._base
+        if not isinstance(owner, nn.Parameter):
+            storage = tensor.untyped_storage()
+            copied = tensor.dtype == torch.bfloat16 and tuple(tensor.shape) in weights
+            part = "weight_copies" if copied else running[-1]
+            found[part] += storage.nbytes() - seen.get(storage.data_ptr(), 0)
+            seen[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)  # so that no address is used twice
+        return tensor
+
+    alive: list[Tensor] = []
+    for name, part in parts.items():
+        inside = part if name != "llm" else "llm_head"
+        module = net.get_submodule(name)
+        module.register_forward_pre_hook(lambda *_, inside=inside: running.append(inside))
+        module.register_forward_hook(lambda *_: running.pop() and None)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net(batch)
+    return dict(found)
+
+
+@pytest.mark.parametrize("precision", model.PRECISIONS)
+@pytest.mark.parametrize("config", [TINY, ODD, REDUCED], ids=["tiny", "odd", "imagebind"])
+def test_activations_equal_what_autograd_keeps(config: model.ModelConfig, precision: str) -> None:
+    """Each part to 0.1%: a few scalars a micro-batch are not counted."""
+    net = built(config, precision=precision, eager=False)
+    expected = activation_bytes(config, text_tokens=TEXT, answer_tokens=ANSWER, samples=BATCH, precision=precision)
+    got = kept(net, a_batch(config))
+    assert got == {part: pytest.approx(size, rel=1e-3) for part, size in expected.items() if size}
+
+
+def test_activations_grow_with_samples_but_for_what_is_shared() -> None:
+    def size(samples: int) -> dict[str, int]:
+        sizes = {"text_tokens": 80, "answer_tokens": 20, "samples": samples, "precision": "amp_bf16"}
+        return dict(activation_bytes(model.preset("7b"), **sizes))
+
+    one, two, three = (size(samples) for samples in (1, 2, 3))
+    assert {part: three[part] - two[part] for part in one} == {part: two[part] - one[part] for part in one}
+    assert one["weight_copies"] == three["weight_copies"] == pytest.approx(2 * (6.61e9 + 33.6e6 + 107.4e6), rel=1e-2)
+    assert two["image_decoder"] == 2 * one["image_decoder"]

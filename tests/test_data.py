@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from model.data import DATASETS, DataError, Dataset, Sample, load
-from model.data.files import RESERVED, FileDataset
-from model.data.preview import contact_sheet, main
+from model.data.files import RESERVED, FileDataset, TestFile
+from model.data.preview import contact_sheet
+from model.data.sample import choose
 from model.data.textures import REGIONS, SIDE, Textures
 
 SIZE = 96
@@ -41,9 +42,13 @@ class Cells(FileDataset):
         numbers = range(50) if split == "train" else range(50, 56)
         return [[self.folder / f"{name}{number:02d}.png" for number in numbers] for name in self.classes]
 
+    def _defective_files(self) -> list[list[TestFile]]:
+        return [[TestFile(self.folder / "a55.png", 0, True)], []]
+
 
 @pytest.fixture
-def cells(tmp_path: Path) -> Path:
+def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RINGZERO_CACHE", str(tmp_path / "cache"))
     rng = np.random.default_rng(0)
     for name in Cells.classes:
         for number in range(56):
@@ -281,8 +286,8 @@ def test_a_photograph_of_another_size_is_refused(atlas):
 
 
 def test_bad_arguments_say_what_to_type(textures):
-    with pytest.raises(ValueError, match="unknown dataset 'mvtec'; known: textures, elpv, textile"):
-        load("mvtec", image_size=SIZE, seed=0)
+    with pytest.raises(ValueError, match="unknown dataset 'photos'; known: textures, elpv, textile, mvtec"):
+        load("photos", image_size=SIZE, seed=0)
     with pytest.raises(ValueError, match="known: train, test"):
         load("textures", image_size=SIZE, seed=0, split="val")
     with pytest.raises(ValueError, match="at most 224"):
@@ -315,10 +320,45 @@ def test_contact_sheet_shows_the_images(textures):
         contact_sheet(textures, 0)
 
 
-def test_contact_sheet_command_writes_an_image(tmp_path):
-    assert main(["textures", str(tmp_path / "sheet.png"), "--samples", "2", "--image-size", "64"]) == 0
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.width > 4 * 64
+def test_test_items_of_textures_are_pairs_of_the_test_split(textures):
+    items = textures.test_items(7)
+    assert len(items) == 7
+    test = load("textures", image_size=SIZE, seed=11, split="test")
+    for index, item in enumerate(items):
+        sample = test[index]
+        assert np.array_equal(item.image, sample.image)
+        assert np.array_equal(item.mask, sample.mask)
+        assert (item.class_id, item.question, item.defective) == (sample.class_id, sample.question, index % 2 == 1)
+    assert len({item.name for item in items}) == 7
+    assert [item.name for item in items[2:4]] == [items[2].name, items[3].name]
+    for n in (None, 0):
+        with pytest.raises(ValueError, match="the textures never end"):
+            textures.test_items(n)
+
+
+def test_test_items_of_files_are_lazy_and_without_masks(cells):
+    data = Cells(image_size=64, seed=4, folder=cells)
+    items = data.test_items(None)
+    assert [item.name for item in items[5:8]] == ["a55.png", "a55.png", "b50.png"]
+    assert [item.defective for item in items[5:8]] == [False, True, False]
+    assert all(item.mask is None for item in items)
+    (cells / "b52.png").write_bytes(b"")
+    assert items[8].name == "b51.png"
+    with pytest.raises(DataError, match=r"b52\.png cannot be read"):
+        items[9]
+    with pytest.raises(IndexError):
+        items[13]
+
+
+def test_a_choice_is_even_over_groups_and_in_them():
+    groups = [list("abcdefgh"), list("x"), list(range(8))]
+    assert choose(groups, None) == [*"abcdefgh", "x", *range(8)]
+    assert choose(groups, 5) == ["c", "g", "x", 2, 6]
+    assert choose(groups, 17) == choose(groups, None)
+    assert choose(groups, 1) == ["e"]
+    for n in (0, 18):
+        with pytest.raises(ValueError, match="take 1 to 17"):
+            choose(groups, n)
 
 
 @pytest.mark.assets
@@ -341,6 +381,22 @@ def test_real_sets(name, classes, train, test):
 
 
 @pytest.mark.assets
+@pytest.mark.parametrize(("name", "normal", "bad"), [("elpv", 375, 36), ("textile", 200, 1000)])
+def test_test_items_of_real_sets(name, normal, bad):
+    data = load(name, image_size=SIZE, seed=0)
+    items = data.test_items(None)
+    assert len(items) == normal + bad
+    few = data.test_items(16)
+    assert sum(item.defective for item in few) == 8
+    assert {item.class_id for item in few} == set(range(len(data.classes)))
+    assert all(item.mask is None and item.image.shape == (SIZE, SIZE, 3) for item in few)
+    trained = {path.relative_to(data.folder).as_posix() for _, path in data._samples}
+    assert not {entry.path.relative_to(data.folder).as_posix() for entry in items._entries} & trained
+    if name == "textile":
+        assert {item.name.split("/")[-2] for item in few if item.defective} == {"local", "global"}
+
+
+@pytest.mark.assets
 def test_elpv_splits_share_no_file_and_no_defective_cell():
     train, test = (load("elpv", image_size=SIZE, seed=0, split=split) for split in ("train", "test"))
     files = {split: {path.name for _, path in data._samples} for split, data in (("train", train), ("test", test))}
@@ -351,8 +407,9 @@ def test_elpv_splits_share_no_file_and_no_defective_cell():
 
 
 @pytest.mark.assets
-def test_a_truncated_cell_is_named(tmp_path):
+def test_a_truncated_cell_is_named(tmp_path, monkeypatch):
     source = load("elpv", image_size=SIZE, seed=0)
+    monkeypatch.setenv("RINGZERO_CACHE", str(tmp_path / "cache"))
     data = tmp_path / "elpv_dataset" / "data"
     (data / "images").mkdir(parents=True)
     original = source.folder / "elpv_dataset" / "data"

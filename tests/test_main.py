@@ -89,7 +89,7 @@ def test_a_wrong_value_is_2_and_names_its_flag(capsys: pytest.CaptureFixture[str
         (["compare", "quik"], "no matrix 'quik'; there are: quick"),
         (["launch", "--backend", "single", "--ranks", "2"], "one plain process"),
         (["launch", "--backend", "ddp", "--ranks", "3"], "can't be cut"),
-        (["data", "pictures"], "unknown dataset 'pictures'"),
+        (["data", "preview", "pictures"], "unknown dataset 'pictures'"),
         (["report", "--results", "/no/such/folder"], "ringzero compare quick"),
     ],
 )
@@ -156,6 +156,6 @@ def test_launch_ends_with_the_record(
 
 def test_data_draws_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sheet = tmp_path / "sheet.png"
-    assert main(["data", "textures", "--samples", "2", "--image-size", "64", "--output", str(sheet)]) == 0
+    assert main(["data", "preview", "textures", "--samples", "2", "--image-size", "64", "--output", str(sheet)]) == 0
     assert sheet.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out == f"{sheet}\n"

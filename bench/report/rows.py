@@ -42,6 +42,7 @@ class Row:
     memory_bytes: int | None  # largest rank's peak above its level before the model was built, largest of the runs
     final_loss: float | None  # total loss of the last step, median of the runs
     oversubscribed: bool
+    evaluations: tuple[Mapping[str, Any], ...] = ()  # of the finished runs that evaluated what they trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +138,7 @@ def _row(label: str, records: Sequence[Record], reference: Record | None, base: 
         memory_bytes=max(m for m in memory if m is not None) if memory and None not in memory else None,
         final_loss=statistics.median(final) if final else None,
         oversubscribed=any(record["world"].get("oversubscribed") for record in records),
+        evaluations=tuple(found for record in done if (found := record.get("evaluation"))),
     )
 
 

@@ -43,6 +43,13 @@ def print_summary(record: Mapping[str, Any], path: Path) -> None:
         f"{losses[0]['total']:.4f} -> {losses[-1]['total']:.4f}",
         f"first and last of {len(losses)} steps, mean over the global batch",
     )
+    if record["evaluation"]:
+        found = record["evaluation"]["text"]
+        names = {"pixel_auroc": "pixel AUROC", "image_auroc": "image AUROC", "balanced_accuracy": "balanced accuracy"}
+        told = [f"{name} {found['macro'][key]:.3f}" for key, name in names.items() if found["macro"][key] is not None]
+        table.add_row(
+            "detection", ", ".join(told) or "nothing to tell", f"{found['images']} test images, the text's map"
+        )
     if record["world"]["oversubscribed"]:
         table.add_row("oversubscribed", "yes", "more ranks than cores or GPUs: no claim about efficiency")
     console.print(table)

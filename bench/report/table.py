@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from rich.console import Group as Lines
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bench.report import quality
 from bench.report.rows import Group, Row
 
 # A heading's line break is kept in the terminal, where a table has 80 columns.
@@ -117,7 +119,9 @@ def terminal(group: Group) -> Lines:
         for row in group.rows
         if (text := note(row))
     ]
-    return Lines(table, Text(), *notes, *(Text(line, "dim") for line in caption(group)))
+    detected = quality.terminal(group)
+    shown: list[RenderableType] = [] if detected is None else [detected, Text()]
+    return Lines(table, Text(), *notes, *shown, *(Text(line, "dim") for line in caption(group)))
 
 
 def markdown(groups: Sequence[Group], *, folder: str = "") -> str:
@@ -139,7 +143,9 @@ def markdown(groups: Sequence[Group], *, folder: str = "") -> str:
             if text := note(row):
                 texts[-1] += ": " + text.replace("|", "\\|").replace("*", "\\*")
             lines.append(f"| {' | '.join(texts)} |")
-        parts.append("\n".join([*lines, "", *(line.replace("*", "\\*") for line in caption(group))]))
+        parts.append(
+            "\n".join([*lines, "", *(line.replace("*", "\\*") for line in caption(group)), *quality.markdown(group)])
+        )
     return "\n\n".join(parts) + "\n"
 
 

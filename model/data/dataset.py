@@ -1,6 +1,7 @@
 """What every data set shares: samples as a pure function of (seed, index), and how an image file is read."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from model.data import synthesis, texts
-from model.data.sample import DataError, Sample
+from model.data.sample import DataError, Sample, TestItem
+from model.data.synthesis import Blended
 
 SPLITS = ("train", "test")
 MIN_SIZE = 64  # pixels; below, two patches with their rims leave little of the image
@@ -27,8 +29,8 @@ class Dataset(ABC):
     """
 
     name: ClassVar[str]
-    classes: ClassVar[tuple[str, ...]]  # as the text tower names them
-    nouns: ClassVar[tuple[str, ...]]  # as the questions name them
+    classes: tuple[str, ...]  # as the text tower names them; the folder decides where it may hold any
+    nouns: tuple[str, ...]  # as the questions name them
     licence: ClassVar[str]
     resize: ClassVar[tuple[float, float]] = (0.5, 2.0)  # least and most scaling of a pasted patch
     pairs: int | None = None  # normal images in one epoch; None where crops never run out
@@ -59,6 +61,17 @@ class Dataset(ABC):
     def normals(self, k: int) -> np.ndarray:
         """(C, k, H, W, 3) uint8: k reference images a class, never served as samples. ValueError: bad k."""
 
+    @abstractmethod
+    def test_items(self, n: int | None) -> Sequence[TestItem]:
+        """n test images (None: all), evenly over classes and over normal and defective ones; the same at every call.
+
+        They are read when asked for. Raises ValueError for an n that cannot be served.
+        """
+
+    def defect(self, class_id: int, image: np.ndarray, rng: np.random.Generator) -> Blended:
+        """The normal image (H, W, 3) of a class with blended defects. Raises DataError if none can be made."""
+        return synthesis.add_defects(image, lambda rng: self.foreign(class_id, rng), rng, resize=self.resize)
+
     @property
     def questions(self) -> tuple[str, ...]:
         """One question a class."""
@@ -72,9 +85,7 @@ class Dataset(ABC):
         class_id, image = self.normal(pair)
         mask, positions = np.zeros(image.shape[:2], np.uint8), tuple[str, ...]()
         if defective:
-            defect = synthesis.add_defects(
-                image, lambda rng: self.foreign(class_id, rng), self.rng(DEFECT, pair), resize=self.resize
-            )
+            defect = self.defect(class_id, image, self.rng(DEFECT, pair))
             image, mask, positions = defect.image, defect.mask, defect.positions
         few_shot = bool(self.rng(COIN, index).integers(2))
         return Sample(image, mask, class_id, few_shot, self.questions[class_id], texts.answer(positions), index)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from model import assets
-from model.data.files import FileDataset
+from model.data.files import FileDataset, TestFile
 from model.data.sample import DataError
 
 # The labels name no module, but cell types come in long runs, as if module by module. One ends here: cells of one
@@ -13,7 +13,10 @@ TYPES = ("mono", "poly")
 
 
 class Elpv(FileDataset):
-    """Cells whose defect probability is 0: 1,069 for training, 64 references, 375 for test; 300 x 300 grey."""
+    """Cells whose defect probability is 0: 1,069 for training, 64 references, 375 for test; 300 x 300 grey.
+
+    Defective test images are the 36 cells of the test part whose probability is 1; none has a mask.
+    """
 
     name = "elpv"
     asset = "elpv-dataset"
@@ -23,11 +26,20 @@ class Elpv(FileDataset):
     resize = (0.7, 1.3)
 
     def _normal_files(self, split: str) -> list[list[Path]]:
+        return self._cells(split, 0)
+
+    def _defective_files(self) -> list[list[TestFile]]:
+        return [
+            [TestFile(path, class_id, True) for path in files] for class_id, files in enumerate(self._cells("test", 1))
+        ]
+
+    def _cells(self, split: str, wanted: float) -> list[list[Path]]:
+        """Cells of one defect probability, by type, in file order."""
         data = self.folder / "elpv_dataset" / "data"
         files: list[list[Path]] = [[] for _ in TYPES]
         for number, line in enumerate(_lines(data / "labels.csv", self._remedy), start=1):
             path, probability, kind = line.split()
-            if float(probability) == 0 and (number >= FIRST_TEST_CELL) == (split == "test"):
+            if float(probability) == wanted and (number >= FIRST_TEST_CELL) == (split == "test"):
                 files[TYPES.index(kind)].append(data / path)
         return files
 

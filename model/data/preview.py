@@ -1,15 +1,11 @@
-"""A sheet of samples for people to look at: `python -m model.data.preview textures sheet.png`."""
+"""A sheet of samples for people to look at: what `ringzero data preview` draws."""
 
-import argparse
 import textwrap
-from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from model.data import DATASETS, load
 from model.data.dataset import Dataset
 from model.data.sample import Sample
 
@@ -46,22 +42,3 @@ def _outlined(sample: Sample) -> np.ndarray:
     image = sample.image.copy()
     image[around.astype(bool)] = OUTLINE
     return image
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the sheet of a data set to an image file."""
-    parser = argparse.ArgumentParser(prog="python -m model.data.preview", description="A sheet of samples to look at.")
-    parser.add_argument("dataset", choices=list(DATASETS))
-    parser.add_argument("file", type=Path, help="image file to write, such as sheet.png")
-    parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--split", default="train", choices=("train", "test"))
-    options = parser.parse_args(arguments)
-    dataset = load(options.dataset, image_size=options.image_size, seed=options.seed, split=options.split)
-    contact_sheet(dataset, options.samples).save(options.file)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

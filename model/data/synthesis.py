@@ -6,7 +6,7 @@ Unlike there, the mask is what visibly changed, and a defect that nobody would s
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import cv2
 import numpy as np
@@ -47,6 +47,22 @@ class Box:
             and self.left < other.right + MEDIAN
             and other.left < self.right + MEDIAN
         )
+
+
+class Blended(Protocol):
+    """What a sample is made of."""
+
+    @property
+    def image(self) -> np.ndarray:
+        """(H, W, 3) uint8."""
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(H, W) uint8 in {0, 1}: where the defects are."""
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """The place of each defect in words; none means a normal image."""
 
 
 @dataclass(frozen=True)

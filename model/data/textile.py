@@ -6,13 +6,17 @@ import numpy as np
 from PIL import Image
 
 from model import assets
-from model.data.files import FileDataset
+from model.data.files import FileDataset, TestFile
 
 TRAIN, IMAGES, SIDE = 800, 1000, 250
+DEFECTS = {"local": 500, "global": 500}  # folders, images
 
 
 class Textile(FileDataset):
-    """The 1,000 nominal images: 768 for training, 32 references, 200 for test; grey."""
+    """The 1,000 nominal images: 768 for training, 32 references, 200 for test; grey.
+
+    Defective test images are the 500 with a local and the 500 with a global defect; none has a mask.
+    """
 
     name = "textile"
     asset = "conformal-clip-data"
@@ -20,10 +24,22 @@ class Textile(FileDataset):
     nouns = ("textile",)
     licence = assets.ASSETS["conformal-clip-data"].licence
 
+    @property
+    def _simulated(self) -> Path:
+        return self.folder / "conformal_clip_data" / "data" / "textile_images" / "simulated"
+
     def _normal_files(self, split: str) -> list[list[Path]]:
-        folder = self.folder / "conformal_clip_data" / "data" / "textile_images" / "simulated" / "nominal"
         numbers = range(1, TRAIN + 1) if split == "train" else range(TRAIN + 1, IMAGES + 1)
-        return [[folder / f"textile_{number:04d}.jpg" for number in numbers]]
+        return [[self._simulated / "nominal" / f"textile_{number:04d}.jpg" for number in numbers]]
+
+    def _defective_files(self) -> list[list[TestFile]]:
+        return [
+            [
+                TestFile(self._simulated / kind / f"textile_{number:04d}.jpg", 0, True)
+                for kind, images in DEFECTS.items()
+                for number in range(1, images + 1)
+            ]
+        ]
 
     def foreign(self, class_id: int, rng: np.random.Generator) -> np.ndarray:
         """Another weave, turned by a right angle: with its grain along the image's it would be no defect."""

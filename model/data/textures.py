@@ -4,13 +4,14 @@ Each 512 x 512 photograph is cut once into three regions; no crop leaves its reg
 images share no pixel: columns 288-511 are test, columns 0-287 train (rows 224-511) and reference (rows 0-223).
 """
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from model.data.dataset import NORMAL, REFERENCE, Dataset, read_image
-from model.data.sample import DataError
+from model.data.sample import DataError, TestItem, TestItems
 from model.data.synthesis import Box
 
 SIDE = 512
@@ -65,6 +66,19 @@ class Textures(Dataset):
         rngs = [self.rng(REFERENCE, number) for number in range(k)]
         crops = [[self._crop(class_id, "reference", rng) for rng in rngs] for class_id in range(len(self.classes))]
         return np.array(crops)
+
+    def test_items(self, n: int | None) -> Sequence[TestItem]:
+        """Pairs of the test split, as its samples; the crops never end, so that n must be given."""
+        if n is None or n < 1:
+            raise ValueError(f"n is {n}; the textures never end: say how many test images, at least 1")
+        same = type(self)(image_size=self.image_size, seed=self.seed, split="test", folder=self.folder)
+
+        def item(index: int) -> TestItem:
+            sample = same[index]
+            name = f"{self.classes[sample.class_id]} {index}"
+            return TestItem(sample.image, sample.mask, bool(sample.mask.any()), sample.class_id, sample.question, name)
+
+        return TestItems(range(n), item)
 
     def _crop(self, class_id: int, region: str, rng: np.random.Generator) -> np.ndarray:
         box = REGIONS[region]

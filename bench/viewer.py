@@ -1,0 +1,164 @@
+"""A model that pictures from files are shown to, one at a time: what `ringzero predict` and `ringzero chat` see with."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+import model
+from bench.config import ConfigError
+from bench.predict import Model
+from model import memory_bank, precision
+from model.anomalygpt import AnomalyGPT
+from model.assets import AssetError
+from model.checkpoints import load_delta
+from model.data import DataError, texts
+from model.evaluate import evaluating, pixels
+from model.generate import Answer, Speaker
+
+RARE = 0.99  # share of a picture's own pixels below the outline, where nothing better is known
+
+
+class Photo(NamedTuple):
+    """(H, W, 3) uint8 of the model's size, and in words what was done to the file for it (None: nothing)."""
+
+    pixels: np.ndarray
+    converted: str | None
+
+
+class Seen(NamedTuple):
+    """A picture as the model sees it: its map (H, W) in words, and what the LLM is given."""
+
+    anomaly_map: np.ndarray
+    token: Tensor  # (1, W)
+    prompts: Tensor  # (1, N, W)
+
+
+class Viewer:
+    """A model that pictures from files can be shown to. Raises ConfigError, AssetError or DataError, naming the field or file."""
+
+    def __init__(self, asked: Model, class_name: str) -> None:
+        self.net = built(asked)
+        self._speaker = Speaker(self.net)
+        with evaluating(self.net), precision.reduced(self.net.profile, self.net.pixel_mean.device):
+            self._text = self.net.text.class_features(class_name)[None]
+        # A bank of zeros is as far from everything: its map is not looked at before `remember`.
+        self._bank = torch.zeros(
+            1, len(self.net.config.taps), 1, self.net.config.vision_width, device=self._text.device
+        )
+        self._references: list[np.ndarray] = []
+        self.question = texts.question(class_name)
+
+    @property
+    def source(self) -> str:
+        """Where the map comes from, in words."""
+        count = len(self._references)
+        return (
+            f"distance from {count} normal picture{'s' * (count > 1)}" if count else "the decoder, text against patches"
+        )
+
+    def photo(self, path: Path) -> Photo:
+        return read(path, self.net.config.image_size)
+
+    def remember(self, normals: Sequence[np.ndarray]) -> None:
+        """Take the distance from these normal pictures (H, W, 3) as the map; none: the decoder's."""
+        self._references = list(normals)
+        if normals:
+            self._bank = self._filled(normals)
+
+    def see(self, picture: np.ndarray) -> Seen:
+        """picture (H, W, 3) uint8."""
+        return self._see(picture, self._bank)
+
+    def ask(self, seen: Seen, question: str, turns: Sequence[tuple[str, str]] = ()) -> Answer:
+        """Greedy answer; `turns` are earlier questions and answers. Raises ValueError where they are too long."""
+        text = self._speaker.text(question, turns)
+        with evaluating(self.net):
+            return self._speaker(seen.token, seen.prompts, [text])[0]
+
+    def threshold(self, seen: Seen) -> tuple[float, str]:
+        """A score to outline from, and why this one."""
+        if not self._references:
+            return 0.5, "where defective is as likely as normal"
+        if len(self._references) == 1:
+            return float(np.quantile(seen.anomaly_map, RARE)), "the highest hundredth of this picture"
+        largest = [
+            self._see(each, self._filled([*self._references[:place], *self._references[place + 1 :]])).anomaly_map.max()
+            for place, each in enumerate(self._references)
+        ]
+        return float(max(largest)), "the largest of each normal picture against the others"
+
+    def _filled(self, normals: Sequence[np.ndarray]) -> Tensor:
+        with evaluating(self.net), precision.reduced(self.net.profile, self._text.device):
+            images = self.net.normal_pixels(torch.from_numpy(np.stack(normals)))
+            return memory_bank.fill(self.net.vision(images).taps)[None]
+
+    def _see(self, picture: np.ndarray, bank: Tensor) -> Seen:
+        with evaluating(self.net):
+            looked = self.net.look(pixels(self.net, [picture]), self._text, bank)
+            anomaly_map = looked.bank_map if self._references else looked.text_map
+            with precision.reduced(self.net.profile, self._text.device):
+                prompts = self.net.prompt_learner(anomaly_map)
+        return Seen(anomaly_map[0, 0].float().cpu().numpy(), looked.token, prompts)
+
+
+def built(asked: Model) -> AnomalyGPT:
+    """The model with its checkpoint, in evaluation mode; what it is and is not is printed."""
+    try:
+        config = model.preset(asked.preset)
+        net = model.build(config, precision=asked.precision, seed=asked.seed, weights=asked.weights).eval()
+    except AssetError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    print(f"{config.name}: towers {config.towers}")
+    if asked.checkpoint is None:
+        print("no --checkpoint: decoder and prompt learner are untrained, their map and the answers mean nothing")
+    else:
+        load_delta(net, asked.checkpoint)
+    return net
+
+
+def read(path: Path, side: int) -> Photo:
+    """A picture of any size and mode. Raises DataError, naming the file, where there is none or it is broken."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                picture, mode, size = ImageOps.exif_transpose(file), file.mode, file.size
+                rgb, done = _rgb(picture, mode)
+    except FileNotFoundError as error:
+        raise DataError(f"picture {path} is missing; name one that exists") from error
+    except IsADirectoryError as error:
+        raise DataError(f"picture {path} is a folder; name one picture in it") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"picture {path} cannot be read ({error}); name a PNG, JPEG or another file of Pillow's"
+        ) from error
+    if picture.size != size:
+        done.append("turned upright")
+    if rgb.size != (side, side):
+        done.append(f"{rgb.size[0]} x {rgb.size[1]} pixels squashed to {side} x {side}")
+        rgb = rgb.resize((side, side), Image.Resampling.BICUBIC)
+    return Photo(np.asarray(rgb), ", ".join(done) or None)
+
+
+def _rgb(picture: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
+    if mode == "RGB":
+        return picture.convert("RGB"), []
+    if mode.startswith(("I", "F")):  # 16 bit and more: Pillow would cut at 255
+        values = np.asarray(picture, np.float64)
+        low, high = float(values.min()), float(values.max())
+        if not np.isfinite([low, high]).all():
+            raise ValueError("it has values that are not finite")
+        grey = np.round(255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB"), [f"{mode} from {low:g} to {high:g} stretched to RGB"]
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        ground = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB"), [f"{mode} on white to RGB"]
+    return picture.convert("RGB"), [f"{mode} to RGB"]
