@@ -55,6 +55,10 @@ class Workload:
     """Folder with published weights for `base` and `7b` (docs/weights.md says which); without it they are random."""
     variant: Literal["V1", "V2", "V3", "V4", "V5", "V6"] | None = None
     """Train as one of the report's six variants: it changes the LLM's layers and the defaults of the training flags."""
+    shots: int = 1
+    """Normal images a class in the memory bank (few-shot)."""
+    rotations: bool = True
+    """Bank them also turned by 90, 180 and 270 degrees, as in the published training."""
     instructions: Path | None = None
     """Folder of instruction data (JSON and images); its micro-batches then alternate with the anomaly ones, as published."""
     precision: Literal["fp32", "amp_bf16"] = "fp32"
@@ -132,6 +136,7 @@ class RunConfig:
             "global_batch": self.training.global_batch,
             "accumulation": self.training.accumulation,
             "steps": self.training.steps,
+            "shots": self.workload.shots,
         }
         for name, value in counts.items():
             if value < 1:

@@ -24,6 +24,8 @@ class Model:
     """As --precision of a run."""
     seed: int = 0
     """Draws what is trained, where no checkpoint gives it."""
+    rotations: bool = True
+    """Bank each normal image also turned by 90, 180 and 270 degrees."""
 
 
 @dataclass(frozen=True, kw_only=True)

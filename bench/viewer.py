@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,7 +111,7 @@ class Viewer:
 def built(asked: Model) -> AnomalyGPT:
     """The model with its checkpoint, in evaluation mode; what it is and is not is printed."""
     try:
-        config = model.preset(asked.preset)
+        config = replace(model.preset(asked.preset), bank_rotations=asked.rotations)
         net = model.build(config, precision=asked.precision, seed=asked.seed, weights=asked.weights).eval()
     except AssetError:
         raise

@@ -1,7 +1,7 @@
 """Model, batches and their cost, from a config. Knows ranks as two integers only."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +31,9 @@ class Workload:
         self.config, self.rank, self.size = config, rank, size
         self.micro_batch = config.micro_batch(size)
         self.model_config = model.preset(config.workload.preset, config.workload.weights)
+        self.model_config = replace(
+            self.model_config, bank_shots=config.workload.shots, bank_rotations=config.workload.rotations
+        )
         if config.workload.variant is not None:
             self.model_config = variants.apply(self.model_config, variants.VARIANTS[config.workload.variant])
         self.dataset: model.data.Dataset | model.data.Mixed = model.data.load(

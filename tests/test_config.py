@@ -24,6 +24,9 @@ FLAGS = {  # users type these and scripts hold them: a name that changes here br
     "--images",
     "--weights",
     "--variant",
+    "--shots",
+    "--rotations",
+    "--no-rotations",
     "--instructions",
     "--precision",
     "--seed",
@@ -64,6 +67,8 @@ FULL = RunConfig(
         weights=Path("w"),
         variant="V3",
         instructions=Path("i"),
+        shots=2,
+        rotations=False,
     ),
     training=Training(
         global_batch=16,
@@ -132,7 +137,7 @@ def test_every_field_is_read_from_its_flag():
     words = [
         "--backend deepspeed --zero-stage 3 --offload-optimizer --bucket-mb 1.5 --device cpu",
         "--preset small --data elpv --images some/where --precision amp_bf16 --seed 7",
-        "--weights w --variant V3 --instructions i --schedule warmup_decay --epochs 1.5",
+        "--weights w --variant V3 --instructions i --shots 2 --no-rotations --schedule warmup_decay --epochs 1.5",
         "--global-batch 16 --accumulation 4 --optimizer sgd --lr 0.1 --weight-decay 0 --clip-norm 0 --steps 3",
         "--warmup 0 --proof-steps 0 --limit-s 9 --evaluate 5 --no-bind --export e --results there --save a --load b",
     ]
@@ -169,6 +174,9 @@ def test_what_can_not_be_read_leaves_with_2(words, capsys):
         ("training", "global_batch", 0),
         ("training", "accumulation", 0),
         ("training", "steps", 0),
+        ("workload", "shots", 0),
+        ("training", "epochs", 0.0),
+        ("measure", "evaluate", -1),
         ("training", "lr", 0.0),
         ("training", "lr", float("nan")),
         ("training", "weight_decay", -0.1),
@@ -255,6 +263,8 @@ OTHER = [
     ("workload", "images", "else/where"),  # it decides what mvtec, visa and aebad are
     ("workload", "weights", "x"),
     ("workload", "variant", "V2"),
+    ("workload", "shots", 4),
+    ("workload", "rotations", False),
     ("workload", "instructions", "x"),
     ("training", "global_batch", 16),
     ("training", "optimizer", "sgd"),
