@@ -29,7 +29,7 @@ def overlay(picture: np.ndarray, anomaly_map: np.ndarray, threshold: float, capt
     sheet.paste(Image.fromarray(bar), (left, GAP))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for score, top in ((high, GAP), (low, GAP + side - 13)):
-        draw.text((left + 12, top), f"{score:.3g}", fill="black", font=font)
+        draw.text((left + 12, top), f"{score:.2f}", fill="black", font=font)
     sheet.paste(Image.fromarray(_outlined(picture, shown >= threshold)), (left + SCALE, GAP))
     draw.text((GAP, side + 2 * GAP), caption, fill="black", font=font)
     return sheet

@@ -18,7 +18,7 @@ from model import memory_bank, precision
 from model.anomalygpt import AnomalyGPT
 from model.assets import AssetError
 from model.checkpoints import load_delta
-from model.data import DataError, texts
+from model.data import DataError, question
 from model.evaluate import evaluating, pixels
 from model.generate import Answer, Speaker
 
@@ -53,7 +53,7 @@ class Viewer:
             1, len(self.net.config.taps), 1, self.net.config.vision_width, device=self._text.device
         )
         self._references: list[np.ndarray] = []
-        self.question = texts.question(class_name)
+        self.question = question(class_name)
 
     @property
     def source(self) -> str:

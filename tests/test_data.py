@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.data import DATASETS, DataError, Dataset, Sample, load
+from model.data import DATASETS, DataError, Dataset, Sample, load, question, texts
 from model.data.files import RESERVED, FileDataset, TestFile
 from model.data.preview import contact_sheet
 from model.data.sample import choose
@@ -426,3 +426,14 @@ def test_a_truncated_cell_is_named(tmp_path, monkeypatch):
     (data / "labels.csv").unlink()
     with pytest.raises(DataError, match=r"labels .* cannot be read"):
         load("elpv", image_size=SIZE, seed=0, folder=tmp_path)
+
+
+def test_a_class_is_asked_about_as_it_was_in_training():
+    """Another wording than the one trained on changes the answer."""
+    for name in ("textures", "elpv", "textile"):
+        kind = DATASETS[name]
+        for number, class_name in enumerate(kind.classes):
+            assert question(class_name) == texts.question(kind.nouns[number])
+    assert "bricks" in question("brick")
+    assert question("metal_nut") == texts.question_of("metal nut") == question("metal nut")
+    assert "a spoon" in question("spoon")

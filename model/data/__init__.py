@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from model.data import texts
 from model.data.aebad import Aebad
 from model.data.collate import Collator
 from model.data.dataset import Dataset
@@ -14,7 +15,18 @@ from model.data.textile import Textile
 from model.data.textures import Textures
 from model.data.visa import Visa
 
-__all__ = ["DATASETS", "Collator", "DataError", "Dataset", "Instructions", "Mixed", "Sample", "TestItem", "load"]
+__all__ = [
+    "DATASETS",
+    "Collator",
+    "DataError",
+    "Dataset",
+    "Instructions",
+    "Mixed",
+    "Sample",
+    "TestItem",
+    "load",
+    "question",
+]
 
 DATASETS: dict[str, type[Dataset]] = {kind.name: kind for kind in (Textures, Elpv, Textile, Mvtec, Visa, Aebad)}
 
@@ -53,3 +65,12 @@ def load(
         published = [name for name, kind in DATASETS.items() if issubclass(kind, Published)]
         raise ValueError(f"faithful and reference_round are for {', '.join(published)}; {name} has one form only")
     return kind(image_size=image_size, seed=seed, split=split, folder=folder)
+
+
+def question(name: str) -> str:
+    """The question about a class as it was asked in training, whichever data set has it; else one with its name."""
+    plain = name.replace("_", " ")
+    for kind in (Textures, Elpv, Textile):
+        if plain in kind.classes:
+            return texts.question(kind.nouns[kind.classes.index(plain)])
+    return texts.question_of(plain)
