@@ -11,6 +11,7 @@ from bench.launch import flags
 from bench.trained import evaluate_trained
 from bench.workload import Workload, optimizer_steps
 from model.variants import VARIANTS
+from tests.test_instructions import good, write
 
 SINGLE = Engine(backend="single")
 
@@ -105,3 +106,36 @@ def test_ranks_together_find_exactly_what_one_process_finds():
 def test_no_evaluation_where_none_was_asked_for():
     workload = Workload(RunConfig(engine=SINGLE), 0, 1)
     assert evaluate_trained(Rank(0, 1, []), workload, {}, Watch()) is None  # type: ignore[arg-type]
+
+
+def test_instruction_batches_take_turns_and_the_ranks_share_them(tmp_path):
+    """Two ranks together train on what one process trains on: by the loss, with its instruction part."""
+    folder = write(tmp_path / "instructions", good())
+    config = RunConfig(
+        engine=SINGLE, workload=Asked(instructions=folder), training=Training(global_batch=8, accumulation=2)
+    )
+    alone = Workload(config, 0, 1)
+    ranks = [Workload(config, rank, 2) for rank in range(2)]
+    net = alone.build().eval()
+    for step in range(2):
+        for micro, pixel in ((0, True), (1, False)):
+            batch = alone.batches(step, micro)
+            assert batch["pixel"].tolist() == [pixel] * 4
+            parts = [each.batches(step, micro) for each in ranks]
+            assert sorted(batch["index"].tolist()) == sorted(i for part in parts for i in part["index"].tolist())
+            losses = net(batch)
+            mean = sum(net(part).total.item() for part in parts) / 2
+            assert losses.total.item() == pytest.approx(mean, rel=1e-5)
+            assert (losses.focal.item() > 0) is pixel
+    described = alone.describe()
+    assert described["instruction_tokens"] > 0
+    assert described["activation_bytes"]["llm"] > 0
+
+
+def test_an_odd_accumulation_can_not_alternate(tmp_path):
+    folder = write(tmp_path / "instructions", good())
+    config = RunConfig(
+        engine=SINGLE, workload=Asked(instructions=folder), training=Training(global_batch=9, accumulation=3)
+    )
+    with pytest.raises(ValueError, match="take an even --accumulation, such as 4"):
+        Workload(config, 0, 1)
