@@ -201,5 +201,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     """A path to write to that becomes `path` only when all was written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    yield partial
-    partial.replace(path)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)  # what a failure left half written

@@ -1,29 +1,22 @@
 """`ringzero doctor`: what is installed, built and bound here, and what would make a number wrong."""
 
 import importlib.metadata
-import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from backends.build import installed
 from bench import machine
 from bench.config import Engine, RunConfig
 from bench.launch import MODULES, executable, launcher, unavailable
 
 PACKAGES = {"mpi4py": "mpi4py", "deepspeed": "deepspeed", "horovod": "horovod", "torch": "torch"}
 LAUNCHERS = ("torchrun", "deepspeed", "horovodrun", "mpirun")
-# Horovod loads MPI and starts threads when imported, so it is asked in a process of its own.
-HOROVOD_FLAGS = (
-    "import json, horovod.torch as h; print(json.dumps({k: bool(getattr(h, k + '_built')()) "
-    "for k in ('gloo', 'mpi', 'nccl', 'cuda', 'rocm')}))"
-)
 
 
 @dataclass(frozen=True)
@@ -45,8 +38,11 @@ def engines() -> list[EngineFound]:
         missing = unavailable(config)
         note = ""
         if name == "horovod" and missing is None:
-            flags = horovod_flags()
-            missing, note = flags.get("error"), ", ".join(key for key, built in flags.items() if built is True)
+            built, why = installed.probe()
+            missing, note = (
+                why or None,
+                ", ".join(key for key, has in vars(built).items() if has is True) if built else "",
+            )
         found.append(EngineFound(name, version(modules[-1]), launcher(config), missing, note))
     return found
 
@@ -56,21 +52,6 @@ def version(package: str) -> str | None:
         return f"{package} {importlib.metadata.version(package)}"
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def horovod_flags() -> dict[str, Any]:
-    """What this Horovod was built with, as it says itself; `error` where it does not load with this torch."""
-    try:
-        asked = subprocess.run(
-            [sys.executable, "-c", HOROVOD_FLAGS], capture_output=True, text=True, timeout=120, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": "importing it took more than 120 s"}
-    if asked.returncode:
-        last = (asked.stderr.strip().splitlines() or ["no message"])[-1]
-        return {"error": f"it does not load with this torch ({last}); build it again: python -m backends.build"}
-    flags: dict[str, Any] = json.loads(asked.stdout.strip().splitlines()[-1])
-    return flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from backends.base import Backend
 from bench.config import RunConfig
 from bench.loop import Step, train
 from bench.measure.clock import Clock
-from bench.measure.energy import Energy
+from bench.measure.energy import Energy, gpu_names
 from bench.measure.memory import Activations, PeakMemory, bytes_held, device_memory, give_back_freed
 from bench.progress import Progress
 from bench.schedule import lr_at
@@ -61,7 +61,7 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     tell = backend.device.type == "cpu"
     sent = backend.sent_bytes()
     backend.gather(None)
-    gpus = backend.world.local_size if backend.device.type == "cuda" else 0
+    gpus = gpu_names(backend.world.local_size) if backend.device.type == "cuda" else []
     with quiet_collector(), Energy(gpus) as energy:
         steps = train(
             backend,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.build.installed import Installed
 from bench import doctor, machine
 from bench.__main__ import main
 from bench.machine import GIB, Machine
@@ -27,6 +28,9 @@ QUIET = Machine(
     gpus_reason="none",
     variables={},
 )
+
+
+BUILT = Installed(version="0.28.1", torch="2.13.0", gloo=True, mpi=False, nccl=False, cuda=False)
 
 
 def test_a_quiet_machine_has_no_warning() -> None:
@@ -108,7 +112,7 @@ def test_this_machine_can_be_read() -> None:
 
 
 def test_every_engine_is_told_with_its_version_or_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "horovod_flags", lambda: {"gloo": True, "mpi": False})
+    monkeypatch.setattr(doctor.installed, "probe", lambda: (BUILT, ""))
     monkeypatch.setattr(doctor, "unavailable", lambda config: "type: that" if config.engine.backend == "ring" else None)
     found = {each.name: each for each in doctor.engines()}
     assert set(found) == {"single", "ddp", "fsdp", "deepspeed", "horovod", "ring"}
@@ -118,13 +122,13 @@ def test_every_engine_is_told_with_its_version_or_what_to_type(monkeypatch: pyte
 
 
 def test_a_horovod_that_does_not_load_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "HOROVOD_FLAGS", "raise ImportError('undefined symbol')")
-    flags = doctor.horovod_flags()
-    assert "undefined symbol" in flags["error"]
-    assert "python -m backends.build" in flags["error"]
+    monkeypatch.setattr(doctor.installed, "PROBE", "raise ImportError('undefined symbol')")
+    monkeypatch.setattr(doctor.installed, "installed_version", lambda: "0.28.1")
     monkeypatch.setattr(doctor, "unavailable", lambda config: None)
     horovod = next(each for each in doctor.engines() if each.name == "horovod")
-    assert horovod.missing == flags["error"]
+    assert horovod.missing is not None
+    assert "undefined symbol" in horovod.missing
+    assert "python -m backends.build" in horovod.missing
 
 
 def test_engines_are_not_imported_to_be_looked_at() -> None:
@@ -139,7 +143,7 @@ def test_engines_are_not_imported_to_be_looked_at() -> None:
 
 
 def test_the_whole_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(doctor, "horovod_flags", lambda: {"gloo": True})
+    monkeypatch.setattr(doctor.installed, "probe", lambda: (BUILT, ""))
     monkeypatch.setattr(machine, "look", lambda: QUIET)
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out

@@ -227,18 +227,23 @@ def test_an_error_inside_the_window_is_not_hidden(rapl):
 
 
 def test_gpus_are_asked_each_for_its_joules(monkeypatch):
+    asked: list[str] = []
     readings = iter([5_000, 1_000, 8_000, 1_500])  # millijoules: two GPUs, before and after
     fake = SimpleNamespace(
         NVMLError=type("NVMLError", (Exception,), {}),
         nvmlInit=lambda: None,
         nvmlShutdown=lambda: None,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetHandleByUUID=asked.append,
         nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(readings),
     )
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    with Energy(gpus=2) as spent:
+    monkeypatch.setattr(
+        energy.torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=("6d3f", "0a51")[index])
+    )
+    with Energy(energy.gpu_names(2)) as spent:
         pass
     assert spent.joules == 3.5
+    assert asked == ["GPU-6d3f", "GPU-0a51"] * 2
 
 
 def test_gpus_that_can_not_be_asked_are_a_reason(monkeypatch):
@@ -249,7 +254,7 @@ def test_gpus_that_can_not_be_asked_are_a_reason(monkeypatch):
         raise NVMLError("Driver Not Loaded")
 
     monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(NVMLError=NVMLError, nvmlInit=refuse))
-    with Energy(gpus=1) as spent:
+    with Energy(["GPU-6d3f"]) as spent:
         pass
     assert spent.joules is None
     assert spent.reason == "NVML has no energy counter: Driver Not Loaded"

@@ -1,15 +1,26 @@
 """Energy of the timed window, from the counters of the hardware: NVML for GPUs, RAPL for processor packages."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+
+import torch
 
 RAPL = Path("/sys/class/powercap")
 
 
-class Energy:
-    """`with Energy(gpus) as energy:`; afterwards `joules` of the whole host, or None with `reason`. Idle power is inside."""
+def gpu_names(count: int) -> list[str]:
+    """NVML's names of this process's first `count` GPUs: its numbers count all of the host's, whatever is visible here."""
+    return [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in range(count)]
 
-    def __init__(self, gpus: int = 0) -> None:
+
+class Energy:
+    """`with Energy(gpus) as energy:`; afterwards `joules` of the host's ranks, or None with `reason`. Idle power is inside.
+
+    gpus: NVML's names of the devices in use; without any, the processor packages are read.
+    """
+
+    def __init__(self, gpus: Sequence[str] = ()) -> None:
         self.gpus = gpus
         self.joules: float | None = None
         self.reason: str | None = None
@@ -43,7 +54,7 @@ class Energy:
             try:
                 pynvml.nvmlInit()
                 try:
-                    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(self.gpus)]
+                    handles = [pynvml.nvmlDeviceGetHandleByUUID(name) for name in self.gpus]
                     return [pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3 for handle in handles]
                 finally:
                     pynvml.nvmlShutdown()
