@@ -1,6 +1,9 @@
 """Instruments, each held against something whose size is known."""
 
+import json
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -66,29 +69,39 @@ def test_a_step_that_fails_is_no_measurement(hands):
 # --- memory
 
 
-@pytest.fixture
-def unshared(monkeypatch) -> None:
-    """Other processes come and go, and with them the pages shared: not in these tests."""
-    real = memory.smaps
-    monkeypatch.setattr(memory, "smaps", lambda: (found := real()) | {"Pss": found["Rss"]})
+LOOKS = """
+import json, torch
+from bench.measure import memory
+from bench.measure.memory import PeakMemory, give_back_freed
+
+real = memory.smaps
+memory.smaps = lambda: (found := real()) | {"Pss": found["Rss"]}  # other processes come and go, and what is shared with them
+MB, CPU = 2**20, torch.device("cpu")
+block = torch.ones(100 * MB // 4)
+del block  # gone before: must not be seen
+give_back_freed()
+peak = PeakMemory(CPU)
+looks = [peak.take()]
+block = torch.ones(64 * MB // 4)
+del block
+give_back_freed()
+looks += [peak.take(), peak.take()]
+held = torch.ones(64 * MB // 4)
+peak.take()
+looks.append(peak.take())
+print(json.dumps(looks))
+"""
 
 
-@pytest.mark.usefixtures("unshared")
 def test_the_peak_is_what_was_held_at_once_since_the_last_look():
-    block = torch.ones(100 * MB // 4)
-    del block  # gone before: must not be seen
-    give_back_freed()  # as a run does: pages that the C library keeps would be used again, and no peak would rise
-    peak = PeakMemory(CPU)
-    assert abs(peak.take()) < 16 * MB
-    block = torch.ones(64 * MB // 4)
-    del block
-    give_back_freed()  # a hole in the heap may have served it, and keeps its pages
-    assert 56 * MB < peak.take() < 80 * MB
-    assert abs(peak.take()) < 16 * MB, "a look begins anew"
-    held = torch.ones(64 * MB // 4)
-    peak.take()
-    assert 56 * MB < peak.take() < 80 * MB, "what is still held counts"
-    del held
+    """In a young process: an old one's heap has holes that serve a block, and the kernel takes back pages that lie idle."""
+    asked = [sys.executable, "-c", LOOKS]
+    ended = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=Path(memory.__file__).parents[2])
+    before, block, after, held = json.loads(ended.stdout)
+    assert abs(before) < 16 * MB
+    assert 56 * MB < block < 80 * MB
+    assert abs(after) < 16 * MB, "a look begins anew"
+    assert 56 * MB < held < 80 * MB, "what is still held counts"
 
 
 def test_pages_shared_with_others_are_left_out(monkeypatch):
