@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
@@ -60,7 +60,7 @@ def launch(argv: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Print the table of a comparison: engine, throughput with its interval, memory, verdict."""
+    """Print the tables of a comparison: engine, throughput with its interval, memory, verdict, and what may be said of pairs."""
 
     comparison: tyro.conf.Positional[str] = "latest"
     """Name of a comparison (its file without .compare.json), or latest."""
@@ -70,30 +70,59 @@ class Report:
     """Every record of the folder, whatever comparison it belongs to; one table an experiment."""
     markdown: Path | None = None
     """Write the same tables as Markdown to this file; each engine's name links its record."""
+    html: Path | None = None
+    """Write one self-contained HTML page to this file: summary, tables, figures, every record; opens without a network."""
+    csv: Path | None = None
+    """Write a row a run to this file."""
+    parquet: Path | None = None
+    """The same as Parquet."""
+
+
+PAIRED_GROUPS = 20  # above, the bootstraps of all pairs would take minutes
 
 
 def report(argv: Sequence[str] | None = None) -> int:
     """Returns 0, or 1 where a record could not be read."""
-    from bench.report import table
+    from bench.report import table, verdicts
     from bench.report.rows import groups
 
     asked = tyro.cli(Report, args=argv, prog="ringzero report")
     console = Console(highlight=False)
     _, records, whole = chosen(asked.comparison, asked.results, asked.all)
     made = groups(records)
-    for group in made:
+    files = verdicts.by_file(records)
+    found = [verdicts.compare(group, files) for group in made] if len(made) <= PAIRED_GROUPS else []
+    for index, group in enumerate(made):
         console.print(table.terminal(group))
+        if found:
+            console.print(verdicts.terminal(found[index]))
         console.print()
     if asked.markdown:
-        asked.markdown.write_text(table.markdown(made, folder=relative(asked.results, asked.markdown.parent)))
+        pairs = "".join("\n" + "\n".join(verdicts.markdown(each)) + "\n" for each in found)
+        asked.markdown.write_text(table.markdown(made, folder=relative(asked.results, asked.markdown.parent)) + pairs)
         print(f"wrote {asked.markdown}")
+    if asked.html:
+        from bench.report import page
+
+        folder = relative(asked.results, asked.html.parent)
+        print(f"wrote {page.write(made, records, asked.html, folder=folder, found=found)}")
+    if asked.csv or asked.parquet:
+        from bench import frame
+        from bench.report import files as tables
+
+        for path in tables.write(frame.frame(records), csv=asked.csv, parquet=asked.parquet):
+            print(f"wrote {path}")
     return 0 if whole else 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """Draw a comparison: throughput with its interval and memory per rank, as PNG and SVG."""
+    """Draw figures of a comparison: the overview (throughput and memory), or one subject, or all."""
 
+    figure: tyro.conf.Positional[
+        Literal["overview", "throughput", "efficiency", "memory", "steps", "loss", "wire", "detection", "all"]
+    ] = "overview"
+    """What to draw."""
     comparison: tyro.conf.Positional[str] = "latest"
     """Name of a comparison (its file without .compare.json), or latest."""
     results: Path = Path("results")
@@ -102,6 +131,8 @@ class Plot:
     """Every record of the folder, whatever comparison it belongs to; one figure an experiment."""
     output: Path | None = None
     """Path of the figure without its ending; beside the records where it is not given."""
+    format: str = "png,svg"
+    """Endings, separated by commas: png, svg, pdf."""
 
 
 def plot(argv: Sequence[str] | None = None) -> int:
@@ -109,15 +140,28 @@ def plot(argv: Sequence[str] | None = None) -> int:
     asked = tyro.cli(Plot, args=argv, prog="ringzero plot")
     if find_spec("matplotlib") is None:
         raise ConfigError("matplotlib is not installed; type: pip install -c constraints.txt -e '.[plots]'")
-    from bench.report import figures
+    from bench.report.plots import catalog
+    from bench.report.plots.series import NothingToDraw
     from bench.report.rows import groups
 
+    formats = [each.strip() for each in asked.format.split(",")]
+    if unknown := sorted(set(formats) - set(catalog.FORMATS)):
+        raise ConfigError(f"--format {', '.join(unknown)}: there are {', '.join(catalog.FORMATS)}")
     name, records, whole = chosen(asked.comparison, asked.results, asked.all)
     stem = asked.output or asked.results / name
-    if stem.suffix in (".png", ".svg"):
+    if stem.suffix.removeprefix(".") in catalog.FORMATS:
         stem = stem.with_suffix("")
-    for path in figures.write(groups(records), stem):
-        print(path)
+    made = groups(records)
+    for figure in catalog.FIGURES if asked.figure == "all" else (asked.figure,):
+        try:
+            paths = catalog.write(figure, made, records, stem, formats, tell=lambda text: print(text, file=sys.stderr))
+        except NothingToDraw as error:
+            if asked.figure != "all":
+                raise
+            print(error, file=sys.stderr)
+            continue
+        for path in paths:
+            print(path)
     return 0 if whole else 1
 
 

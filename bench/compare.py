@@ -21,7 +21,7 @@ from bench.config import RunConfig
 from bench.launch import LIMIT_S, LaunchFailed
 from bench.matrix import REFERENCE, Cell, Matrix
 from bench.record import now
-from bench.report import load, table
+from bench.report import load, table, verdicts
 from bench.report.live import View, clock, view
 from bench.report.rows import Group, groups
 from bench.verify import Verdict, references, verify
@@ -145,14 +145,29 @@ def show_end(console: Console, done: Comparison, records: Sequence[dict[str, Any
             Text(f"interrupted after {len(records)} of {len(done.order)} runs; what was measured is kept", "yellow")
         )
     where = "" if results == Path("results") else f" --results {results}"
+    files = verdicts.by_file(records)
+    found = [verdicts.compare(group, files) for group in made]
+    for each in found:
+        console.print(verdicts.terminal(each))
+        console.print()
     lines = [
         *figure_lines(made, results / done.name),
+        *page_lines(made, records, results / f"{done.name}.html", found),
         f"comparison  {results / done.name}{kept.SUFFIX}",
         f"again       ringzero compare {typed} --seed {done.seed} --repeats {done.matrix['repeats']}{where}",
         f"table       ringzero report {done.name}{where}",
     ]
     for line in lines:
         console.print(Text(line), soft_wrap=True)
+
+
+def page_lines(
+    made: Sequence[Group], records: Sequence[dict[str, Any]], path: Path, found: Sequence[verdicts.Verdicts]
+) -> list[str]:
+    """Write the page and say where it is."""
+    from bench.report import page  # the plan should be there at once
+
+    return [f"page        {page.write(made, records, path, found=found)}"] if made else []
 
 
 def figure_lines(made: Sequence[Group], stem: Path) -> list[str]:

@@ -7,7 +7,10 @@ import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = 1
 RESERVE_BYTES = 2**20
@@ -92,3 +95,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
     return value
+
+
+def load(folder: Path | str) -> "pandas.DataFrame":
+    """The records of a folder as a table, a row a run: `bench.frame.load`. pandas is imported only here."""
+    from bench import frame
+
+    return frame.load(folder)
+
+
+def steps(folder: Path | str) -> "pandas.DataFrame":
+    """Their raw samples, a row a step of a rank: `bench.frame.steps`."""
+    from bench import frame
+
+    return frame.steps(folder)

@@ -243,6 +243,8 @@ def test_plot_writes_beside_the_records_or_where_it_is_told(tmp_path: Path, caps
     kept = remembered(tmp_path, SINGLE, DDP)
     assert main(["plot", "--results", str(tmp_path)]) == 0
     assert (tmp_path / f"{kept.name}.png").exists()
-    assert main(["plot", kept.name, "--results", str(tmp_path), "--output", str(tmp_path / "mine.png")]) == 0
+    assert (
+        main(["plot", "overview", kept.name, "--results", str(tmp_path), "--output", str(tmp_path / "mine.png")]) == 0
+    )
     assert (tmp_path / "mine.svg").exists()
     assert comparison.names(tmp_path) == [kept.name]

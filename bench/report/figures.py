@@ -13,18 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
+from bench.report.look import COLOURS
 from bench.report.rows import Group, Row
 from bench.report.table import MIB, number, status, title
 
-# Okabe & Ito 2008: told apart with every common colour vision; the labels carry the meaning all the same.
-COLOURS = {
-    "single": "#5b6770",
-    "ddp": "#0072B2",
-    "fsdp": "#56B4E9",
-    "zero": "#E69F00",
-    "horovod": "#009E73",
-    "ring": "#CC79A7",
-}
 INK, FAINT, ALARM = "#1b1f24", "#6b7480", "#B3261E"
 BAR, SECTION_GAP = 0.68, 1.0
 PAPER = {

@@ -1,11 +1,13 @@
 """What a report costs: it must grow with the number of records, not with its square. Only ratios mean anything."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench import frame
 from bench.report import load, table
 from bench.report.rows import groups
 from tests import made
@@ -30,17 +32,20 @@ def test_report(benchmark: BenchmarkFixture, tmp_path: Path, count: int) -> None
     assert text.count("*verified*") == len(LABELS) - 1
 
 
-def test_ten_times_the_records_cost_no_more_than_ten_times(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("what", "make"), [("report", report), ("frame", frame.load)], ids=["report", "frame"])
+def test_ten_times_the_records_cost_no_more_than_ten_times(
+    benchmark: BenchmarkFixture, tmp_path: Path, what: str, make: Callable[[Path], object]
+) -> None:
     few, many = folder(tmp_path / "few", FEW), folder(tmp_path / "many", MANY)
 
     def best(path: Path) -> float:
         times = []
         for _ in range(3):
             begun = time.perf_counter()
-            report(path)
+            make(path)
             times.append(time.perf_counter() - begun)
         return min(times)
 
     ratio = benchmark.pedantic(lambda: best(many) / best(few), rounds=3, warmup_rounds=1)
-    benchmark.extra_info["200 records / 20"] = ratio
+    benchmark.extra_info[f"{what}: 200 records / 20"] = ratio
     assert ratio < 2 * MANY / FEW  # twice over linear: noise; a square would be 100

@@ -1,0 +1,177 @@
+"""Figures with a line for each row of the table: throughput, memory by category, step times, bytes on the wire."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.report.look import MEMORY, family
+from bench.report.page import frame
+from bench.report.page.figure import Entry, Figure
+from bench.report.page.frame import LEFT, LINE, RIGHT
+from bench.report.page.svg import WIDTH, Canvas, Scale, linear
+from bench.report.rows import memory_bytes
+from bench.report.table import MIB, number
+
+BARS = 8  # ranks of a row that get a bar of their own; of more, the one that took most is drawn
+DOTS = 400  # steps of a row drawn one by one; more are drawn as a histogram, none is left out
+CATEGORIES = tuple(name for name in MEMORY if name != "other")
+
+
+def throughput(entries: Sequence[Entry], ident: str) -> Figure:
+    """Bars with the 95 % interval; what has no speed says why."""
+    title = "Throughput, samples/s"
+    top = max((entry.row.throughput.high for entry in entries if entry.row.throughput), default=1.0)
+    scale = linear(0, top, LEFT, WIDTH - RIGHT)
+
+    def draw(canvas: Canvas, entry: Entry, y: float, height: float) -> None:
+        speed = entry.row.throughput
+        if speed is None:
+            frame.absent(canvas, entry, y)
+            return
+        frame.bar(canvas, entry, scale(0), scale(speed.median), y)
+        canvas.line(scale(speed.low), y, scale(speed.high), y, "whisker")
+        for end in (speed.low, speed.high):
+            canvas.line(scale(end), y - 3, scale(end), y + 3, "whisker")
+        beside = "" if entry.row.vs_single is None else f"  {entry.row.vs_single:.2f}x"
+        canvas.text(scale(max(speed.high, speed.median)) + 5, y + 3.5, f"{number(speed.median)}{beside}", "value")
+
+    svg = frame.chart(title, ident, entries, lambda entry: LINE, draw, scale, top).markup
+    said = "Median with its 95 % interval; beside it the ratio to one plain process. Pale, dashed: oversubscribed or unproven."
+    return Figure(title, said, svg)
+
+
+def memory(entries: Sequence[Entry], ident: str) -> Figure:
+    """Each rank's peak, split into what its tensors explain; of the run that took most."""
+    title = "Memory by category, MiB a rank"
+    ranks = [_ranks(entry) for entry in entries]
+    tops = [max(sum(parts.values()), peak) for each in ranks for parts, peak in each]
+    if not tops:
+        return Figure(title, "Not measured: no finished run watched its memory.", None)
+    scale = linear(0, max(tops), LEFT, WIDTH - RIGHT)
+    place = {id(entry): each for entry, each in zip(entries, ranks, strict=True)}
+
+    def draw(canvas: Canvas, entry: Entry, y: float, height: float) -> None:
+        bars = place[id(entry)]
+        if not bars:
+            frame.absent(canvas, entry, y) if not entry.spoken else canvas.text(LEFT, y + 3.5, "not measured", "quiet")
+            return
+        thick = min(11.0, (height - 4) / len(bars) - 1)
+        for index, (parts, peak) in enumerate(bars):
+            at, top = 0.0, y - height / 2 + 2 + index * (thick + 1) + (height - 4 - len(bars) * (thick + 1)) / 2
+            for name, size in parts.items():
+                said = f"{entry.name}, {name}: {size:,.1f} MiB"
+                canvas.rect(scale(at), top, scale(at + size) - scale(at), thick, f"fill m-{name}", said)
+                at += size
+            if at > peak * 1.001:  # the tensors add up to more than the peak: mark where that was
+                canvas.line(scale(peak), top - 1, scale(peak), top + thick + 1, "whisker")
+        most = max(peak for _, peak in bars)
+        canvas.text(
+            scale(max(max(sum(parts.values()), peak) for parts, peak in bars)) + 5, y + 3.5, f"{most:,.0f}", "value"
+        )
+
+    def tall(entry: Entry) -> float:
+        return max(LINE, 4 + 6 * len(place[id(entry)]))
+
+    svg = frame.chart(title, ident, entries, tall, draw, scale, max(tops)).markup
+    said = (
+        "A bar a rank, above its level before the model was built; the number is the largest rank's peak. Other: the peak "
+        "less all tensors that were counted (workspaces, communication buffers, the allocator's reserve, libraries)."
+    )
+    if any(entry.row.ranks > BARS for entry in entries):
+        said += f" Of more than {BARS} ranks only the one that took most."
+    return Figure(title, said, svg, [(f"m-{name}", name) for name in MEMORY])
+
+
+def steps(entries: Sequence[Entry], ident: str) -> Figure:
+    """Every step of every run, on its slowest rank."""
+    title = "Step times, ms"
+    times = {id(entry): np.concatenate(entry.steps()) * 1e3 for entry in entries if entry.spoken and entry.done}
+    if not times:
+        return Figure(title, "Not measured: no row that may show its speed.", None)
+    top = max(float(each.max()) for each in times.values())
+    scale = linear(0, top, LEFT, WIDTH - RIGHT)
+    draws = np.random.default_rng(0)  # the same records give the same page
+
+    def draw(canvas: Canvas, entry: Entry, y: float, height: float) -> None:
+        each = times.get(id(entry))
+        if each is None:
+            frame.absent(canvas, entry, y)
+            return
+        look = f"e-{family(entry.row.label)}"
+        if len(each) <= DOTS:
+            spread = draws.uniform(-4, 4, len(each))
+            canvas.dots(
+                [(scale(t), y + dy) for t, dy in zip(each.tolist(), spread.tolist(), strict=True)], f"dots {look}"
+            )
+        else:
+            canvas.path(_outline(each, scale, y), f"fill {look}")
+        middle = scale(float(np.median(each)))
+        canvas.line(middle, y - 6, middle, y + 6, "whisker")
+        far = outliers(each)
+        canvas.text(WIDTH - RIGHT + 5, y + 3.5, f"{len(each):,}" + (f", {far} out" if far else ""), "quiet")
+
+    svg = frame.chart(title, ident, entries, lambda entry: LINE, draw, scale, top).markup
+    said = (
+        "All raw steps, each as long as on its slowest rank; the stroke is the median. Right: how many steps, and how many "
+        "lie outside Tukey's fences (1.5 interquartile ranges); they are kept in every number."
+    )
+    if any(len(each) > DOTS for each in times.values()):
+        said += f" More than {DOTS} steps are drawn as a histogram of all of them."
+    return Figure(title, said, svg)
+
+
+def wire(entries: Sequence[Entry], ident: str) -> Figure:
+    """Bytes that a rank sends in a step, by the engine's own count."""
+    title = "Bytes on the wire, MiB a rank and step"
+    sent = {id(entry): value for entry in entries if (value := wire_bytes(entry)) is not None}
+    if not sent:
+        return Figure(title, "Not measured: no engine here told what it sent; the reasons stand below.", None)
+    top = max(max(sent.values()) / MIB, 1e-9)
+    scale = linear(0, top, LEFT, WIDTH - RIGHT)
+
+    def draw(canvas: Canvas, entry: Entry, y: float, height: float) -> None:
+        if (value := sent.get(id(entry))) is None:
+            canvas.text(LEFT, y + 3.5, "not measured", "quiet")
+            return
+        frame.bar(canvas, entry, scale(0), scale(value / MIB), y)
+        canvas.text(scale(value / MIB) + 5, y + 3.5, number(value / MIB) if value else "0", "value")
+
+    svg = frame.chart(title, ident, entries, lambda entry: LINE, draw, scale, top).markup
+    return Figure(
+        title, "Of the rank that sent most, by the engine's own calls; a reason for each gap stands below.", svg
+    )
+
+
+def wire_bytes(entry: Entry) -> float | None:
+    """Most bytes that a rank of any finished run sent in a step; None where a run did not count them."""
+    sent = [(record.get("traffic") or {}).get("sent_bytes") for record in entry.done]
+    return max(max(each) for each in sent if each) if sent and all(sent) else None
+
+
+def outliers(times: NDArray[np.float64]) -> int:
+    """How many lie outside Tukey's fences (Tukey 1977): 1.5 interquartile ranges beyond the quartiles."""
+    low, high = np.quantile(times, [0.25, 0.75])
+    return int(((times < low - 1.5 * (high - low)) | (times > high + 1.5 * (high - low))).sum())
+
+
+def _ranks(entry: Entry) -> list[tuple[dict[str, float], float]]:
+    """(MiB of each category, peak in MiB) of each rank of the run that took most."""
+    known = [(peak, record) for record in entry.done if (peak := memory_bytes(record)) is not None]
+    if not known or not entry.spoken:
+        return []
+    found = []
+    for rank in max(known, key=lambda each: each[0])[1]["ranks"]:
+        held, peak = rank["memory"], rank["memory"]["peak_bytes"] / MIB
+        parts = {name: float(held[name]) / MIB for name in CATEGORIES if held.get(name) is not None}
+        found.append(({**parts, "other": max(0.0, peak - sum(parts.values()))}, peak))
+    return found if len(found) <= BARS else [max(found, key=lambda each: each[1])]
+
+
+def _outline(times: NDArray[np.float64], scale: Scale, y: float) -> str:
+    """A histogram, mirrored about y."""
+    counts, edges = np.histogram(times, bins=60)
+    heights = (6 * counts / counts.max()).tolist()
+    upper = [(edge, -h) for h, left, right in zip(heights, edges, edges[1:], strict=False) for edge in (left, right)]
+    points = [*upper, *((x, -h) for x, h in reversed(upper))]
+    return "M" + "L".join(f"{scale(float(x)):.1f} {y + h:.1f}" for x, h in points) + "z"

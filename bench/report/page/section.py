@@ -1,0 +1,138 @@
+"""One comparison of the page: its rows with their records, and everything that stands under its heading."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from bench.pairwise import Pair
+from bench.report import look, quality, table, verdicts
+from bench.report.page import bars, curves, facts, parts
+from bench.report.page.figure import Entry, Figure, Record
+from bench.report.page.raw import Detail, Shelf
+from bench.report.page.sentence import Summary, summary
+from bench.report.rows import Group, Row
+from bench.report.verdicts import Verdicts
+
+FIGURES = (bars.throughput, bars.memory, bars.steps, curves.over_ranks, curves.against_single, curves.against_itself,
+           curves.loss_over_steps, curves.loss_over_time, bars.wire, parts.parameters)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`key` sorts: a number, or the text itself; None sorts last whatever the direction."""
+
+    text: str
+    key: float | str | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table, and what opens below it."""
+
+    ident: str
+    entry: Entry
+    cells: Sequence[Cell]
+    note: str | None
+    detail: Detail
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How an engine's name is marked: classes and outline of a path in a box of 14 by 14."""
+
+    look: str
+    outline: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One group. `figures` is None where the page has too many groups to draw each."""
+
+    ident: str
+    group: Group
+    title: str
+    summary: Summary
+    lines: Sequence[Line]
+    figures: Sequence[Figure] | None
+    key: Mapping[str, Mark]
+    detected: Sequence[Sequence[str]]
+    images: int | None
+    cautions: Sequence[str]
+    unmeasured: Sequence[tuple[str, str, str]]
+    environment: Sequence[tuple[str, str, bool]]
+    load: str | None
+    terms: Sequence[str]
+    pairs: Sequence[Sequence[Cell]]
+
+
+def gather(groups: Sequence[Group], records: Sequence[Record]) -> list[list[Entry]]:
+    """Each row with its records: the finished by their file's name, the failed by experiment, engine and ranks."""
+    named = {(r["experiment"], f"{r['run_id']}.json"): r for r in records if r["status"] == "done"}
+    lost: dict[tuple[str, str, int], list[Record]] = {}
+    for record in records:
+        if record["status"] != "done":
+            lost.setdefault((record["experiment"], record["engine"]["label"], record["world"]["size"]), []).append(
+                record
+            )
+
+    def entry(group: Group, row: Row) -> Entry:
+        waiting = lost.get((group.experiment, row.label, row.ranks), [])
+        mine, waiting[:] = waiting[: len(row.failures)], waiting[len(row.failures) :]
+        return Entry(row, [named[place] for name in row.files if (place := (group.experiment, name)) in named], mine)
+
+    return [[entry(group, row) for row in group.rows] for group in groups]
+
+
+def section(
+    ident: str, group: Group, entries: Sequence[Entry], shelf: Shelf, drawn: bool, found: Verdicts | None
+) -> Section:
+    evaluated = [entry for entry in entries if entry.row.evaluations]
+    runs = [record for entry in entries for record in (*entry.done, *entry.lost)]
+    environment = facts.environment(runs)
+    return Section(
+        ident=ident,
+        group=group,
+        title=table.title(group),
+        summary=summary(entries, found),
+        lines=[_line(f"{ident}-r{place + 1}", entry, shelf) for place, entry in enumerate(entries)],
+        figures=[make(entries, f"{ident}-f{place + 1}") for place, make in enumerate(FIGURES)] if drawn else None,
+        key={entry.row.label: _mark(entry.row.label) for entry in entries},
+        detected=[quality.cells(entry.row) for entry in evaluated],
+        images=evaluated[0].row.evaluations[0]["text"]["images"] if evaluated else None,
+        cautions=facts.cautions(entries, environment),
+        unmeasured=facts.unmeasured(entries),
+        environment=environment,
+        load=facts.load(runs),
+        terms=verdicts.summary(found) if found else [],
+        pairs=[_pair(pair) for pair in found.pairs] if found else [],
+    )
+
+
+def _line(ident: str, entry: Entry, shelf: Shelf) -> Line:
+    row = entry.row
+    speed = (row.throughput.median, row.throughput.low) if row.throughput else (None, None)
+    step = row.step_s.median if row.step_s else None
+    keys = [row.label, row.ranks, *speed, step, row.vs_single, row.memory_bytes, row.final_loss, table.status(row)]
+    cells = [Cell(text, key) for text, key in zip(table.cells(row), keys, strict=True)]
+    return Line(ident, entry, cells, table.note(row), shelf.detail(entry))
+
+
+def _pair(pair: Pair) -> Sequence[Cell]:
+    """Two engines at one rank count; the ratio is of speeds."""
+    speed = pair.ratio.over(1.0)
+    least = None if pair.detectable is None else 100 * pair.detectable
+    return [
+        Cell(str(pair.first.ranks), pair.first.ranks),
+        Cell(f"{pair.first.label} : {pair.second.label}", f"{pair.first.label} : {pair.second.label}"),
+        Cell(pair.verdict(), pair.verdict()),
+        Cell(f"{speed.median:.3f}", speed.median),
+        Cell(f"{speed.low:.3f}\N{EN DASH}{speed.high:.3f}", speed.low),
+        Cell(f"{pair.holm:.2g}", pair.holm),
+        Cell(table.NONE if least is None else f"{least:.1f} %", least),
+    ]
+
+
+@cache
+def _mark(label: str) -> Mark:
+    look_ = f"{'stroke' if look.hollow(label) else 'fill'} e-{look.family(label)}"
+    return Mark(look_, look.marker(label, 7, 7, 4.5))

@@ -1,0 +1,1 @@
+"""Figures of a comparison, one subject a file; `catalog.py` lists them."""
