@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bench import comparison as kept
-from bench import launch, machine, matrix
+from bench import launch, machine, matrix, ranktest
 from bench.comparison import Comparison
 from bench.config import RunConfig
 from bench.launch import LIMIT_S, LaunchFailed
@@ -129,8 +129,23 @@ def show_plan(console: Console, chosen: Matrix, plan: Sequence[Cell], missing: d
     console.print(Text("  " + ", ".join(map(str, plan)), "dim"))
     for label, why in missing.items():
         console.print(Text.assemble("  ", (f"{label} is left out: ", "yellow"), why), soft_wrap=True)
+    if (pairs := paired(plan)) and chosen.repeats < (needed := ranktest.needed(pairs)):
+        console.print(
+            Text(
+                f"  with repeats {chosen.repeats} no engine can be called faster than another: over {pairs} pair{'s' * (pairs > 1)} the "
+                f"rank test needs --repeats {needed}",
+                "dim",
+            ),
+            soft_wrap=True,
+        )
     for line in machine.warnings(machine.look()):
         console.print(Text(f"! {line}", "yellow"))
+
+
+def paired(plan: Sequence[Cell]) -> int:
+    """Pairs of engines at the same rank count: what the report's rank tests are corrected for."""
+    seen = {(cell.label, cell.ranks) for cell in plan}
+    return sum(first < second and ranks == others for first, ranks in seen for second, others in seen)
 
 
 def show_end(console: Console, done: Comparison, records: Sequence[dict[str, Any]], results: Path, typed: str) -> None:

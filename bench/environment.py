@@ -11,6 +11,7 @@ from typing import Any
 from bench import machine
 
 PACKAGES = (
+    "ringzero",
     "torch",
     "numpy",
     "transformers",

@@ -156,6 +156,8 @@ def test_the_command_shows_plan_table_figure_and_how_to_do_it_again(tmp_path: Pa
     assert "samples/s" in text
     assert f"ringzero compare {tmp_path}/small.toml --seed 5 --repeats 2 --results {tmp_path}" in text
     assert len(list(tmp_path.glob("*_small.png"))) == len(list(tmp_path.glob("*_small.svg"))) == 1
+    page = next(tmp_path.glob("*_small.html")).read_text()
+    assert "Engines compared" in page
 
 
 def test_the_exit_code_says_whether_all_is_verified(command) -> None:
@@ -201,6 +203,12 @@ def test_a_terminal_gets_a_table_that_fills(tmp_path: Path) -> None:
     assert "running" in text
     assert "1 of 10 runs" in text
     assert "reference" in text
+
+
+def test_the_pairs_of_a_plan_are_those_at_one_rank_count() -> None:
+    plan = Matrix(name="m", engines=["single", "ddp", "ring"], ranks=[1, 2], repeats=3).cells()
+    assert comparing.paired(plan) == 3 + 1  # single, ddp, ring on one rank; ddp, ring on two
+    assert comparing.paired([]) == 0
 
 
 def test_minutes_and_seconds() -> None:
