@@ -132,7 +132,7 @@ def show_plan(console: Console, chosen: Matrix, plan: Sequence[Cell], missing: d
     if (pairs := paired(plan)) and chosen.repeats < (needed := ranktest.needed(pairs)):
         console.print(
             Text(
-                f"  with repeats {chosen.repeats} no engine can be called faster than another: over {pairs} pair{'s' * (pairs > 1)} the "
+                f"  with repeats {chosen.repeats} nothing can be called faster: over {pairs} pair{'s' * (pairs > 1)} the "
                 f"rank test needs --repeats {needed}",
                 "dim",
             ),
