@@ -18,7 +18,8 @@ from typing import Any
 
 from bench.failure import Failure, departed
 
-TICK_S = 0.5
+TICK_S = 0.25
+LULL_S = 0.25  # before looking again for a first cause; a launcher that ends its ranks gives them a second in all
 GRACE_S = 3.0  # how long the others wait for the record to be closed before they leave, and for a late first cause
 BEAT_BYTES = 96  # fixed, written in place: a full disk does not silence a heartbeat
 ORDER = ("join", "build", "setup", "data", "forward", "backward", "update", "gather", "evaluate", "write", "close")
@@ -114,7 +115,7 @@ class Watch:
             self._write_beat()
             failure = self._look()
             if failure is None and (taken is not None or self._orphaned()):
-                time.sleep(TICK_S)  # a launcher that ends us has usually seen a rank die: look again for the cause
+                time.sleep(LULL_S)  # a launcher that ends us has usually seen a rank die: look again for the cause
                 why = "its launcher is gone" if taken is None else f"ended by {signal.Signals(taken.si_signo).name}"
                 _, step, phase = self._place
                 failure = self._look() or Failure(self.rank, step, phase, "terminated", why, None, time.time())
@@ -202,9 +203,8 @@ class Watch:
         try:
             self._write("measured", self.measured)
             self._write("failed", asdict(failure))  # of whichever rank: what this one takes for the first cause
-            time.sleep(
-                TICK_S
-            )  # the true first cause may be a moment behind: a peer's error can arrive before its reason
+            if failure.cause != "died":  # nothing comes before a death, and its launcher ends the rest within a second
+                time.sleep(LULL_S)  # a peer's error can arrive before its reason: look again
             first = self._look() or failure
             if self._closes() and not self._closed():
                 ranks = {rank: self._read("measured", rank) for rank in range(self.size)}
