@@ -145,8 +145,9 @@ def test_what_a_finished_run_leaves_behind_is_ended(tmp_path: Path, fake) -> Non
 def test_ctrl_c_ends_every_process_and_keeps_the_record(tmp_path: Path, fake) -> None:
     fake("hangs")
     driver = f"""
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background has it ignored
 from bench import launch
 from bench.config import Engine, Output, RunConfig
 config = RunConfig(engine=Engine(backend="single"), output=Output(results=Path({str(tmp_path)!r})))
