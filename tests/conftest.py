@@ -1,10 +1,22 @@
 """Benchmarks run only when asked for: `pytest --benchmark-only`, or their path on the command line."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """A thread a process, as in the ranks; afterwards as many as before."""
+    import torch  # here: most of the suite does without
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -17,6 +17,8 @@ from model.data.sample import TestItem
 from model.evaluate import banks, evaluate, evaluate_draws, evaluate_modes
 from model.generate import Answer
 from model.tally import Bad, Tally
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG = dataclasses.replace(model.preset("tiny"), image_size=112)
 SIDE = CONFIG.image_size
@@ -53,14 +55,6 @@ class Items(Sequence[TestItem]):
             image[mask > 0] = draw.integers(0, 256, 3)
         question = "Any anomaly?" if number % 2 else "Is there any anomaly in the image?"
         return TestItem(image, mask if self.masks else None, defective, number % 2, question, f"{number}.png")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

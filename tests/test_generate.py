@@ -1,7 +1,5 @@
 """Answers: greedy, stopped at the mark, the same alone and in a batch, and read as Yes or No."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,8 @@ from torch import Tensor
 import model
 from model.anomalygpt import AnomalyGPT
 from model.generate import Speaker, published_right, reading
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG = model.preset("tiny")
 QUESTIONS = ("Any anomaly?", "Is there any anomaly in the image?", "Any anomaly!", "Why?")
@@ -21,14 +21,6 @@ class Normals:
     def normals(self, k: int) -> np.ndarray:
         shape = (2, k, CONFIG.image_size, CONFIG.image_size, 3)
         return np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

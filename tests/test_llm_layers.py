@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 import model
 from model.language import LanguageModel
 from model.llm_layers import SampleDropout, Samples, install
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = model.preset("tiny")
 ALL: dict[str, Any] = {"llm_dropout": 0.1, "llm_layer_norm": True, "llm_batch_norm": True}
@@ -48,14 +49,6 @@ def micro_batch(size: int = 4) -> dict[str, Tensor]:
 def loss(net: nn.Module, batch: dict[str, Tensor], rows: slice = slice(None), **changes: Tensor) -> Tensor:
     found: Tensor = net(**{key: value[rows] for key, value in {**batch, **changes}.items()})
     return found
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_default_leaves_the_llama_as_it_is() -> None:

@@ -1,7 +1,6 @@
 """The assembled model: what is trained, what the losses depend on, and what every engine relies on."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,8 @@ from torch.distributed.fsdp import fully_shard
 import model
 from model.anomalygpt import AnomalyGPT
 from model.text import ABNORMAL, NORMAL, sentences
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG = model.preset("tiny")
 TEXT = 48  # positions
@@ -79,14 +80,6 @@ def prepared(precision: str = "fp32", seed: int = 0) -> AnomalyGPT:
 def net() -> AnomalyGPT:
     """Shared: a test leaves weights and buffers as they were."""
     return prepared()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_only_decoder_and_prompt_learner_are_trained(net: AnomalyGPT) -> None:

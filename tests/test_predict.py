@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,10 @@ from model.checkpoints import save_delta
 from model.data import DataError, load
 from model.generate import Answer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = Model(preset="tiny")
 SIDE = 224
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

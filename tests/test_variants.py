@@ -1,7 +1,6 @@
 """The report's variants as data, and its two failures seen: V1's LayerNorm and V3's BatchNorm in a frozen LLM."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,8 @@ from model.variants import (
     variant,
     warmup_steps,
 )
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = dataclasses.replace(model.preset("tiny"), image_size=98)  # 7 x 7 patches
 WORDS = tokenizer(TINY)
@@ -190,14 +191,6 @@ def right(answers: list[str]) -> int:
 def delta(net: AnomalyGPT) -> dict[str, Tensor]:
     """What the published code saves: trained parameters, no buffers."""
     return {name: p.detach() for name, p in net.named_parameters() if p.requires_grad}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
