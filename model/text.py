@@ -28,7 +28,7 @@ class SentenceTower(nn.Module):
 
     def embed(self, sentences: Sequence[str]) -> Tensor:
         """Features (S, D) of S sentences, unit length."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} embeds no sentences")
 
     def class_features(self, name: str) -> Tensor:
         """(2, D), [normal, abnormal]: mean over a group's sentences, then unit length."""
