@@ -102,6 +102,8 @@ class Ring(Replica):
 
     def _launch(self, *, everything: bool) -> None:
         """Hand over full buckets in plan order, stopping at the first that is not full (or at none)."""
+        if self.world.size == 1:  # nothing to exchange, and the thread's OpenMP team would spin beside backward's
+            return
         for bucket in self.buckets:
             if bucket.launched:
                 continue
