@@ -17,6 +17,9 @@ def main() -> int:
     """Sleep, in a step's first micro-batch, a share of what the step before took without its own sleep."""
     from bench import workload
 
+    os.sched_setaffinity(
+        0, {min(os.sched_getaffinity(0))}
+    )  # one thread: two would wait for each other on a busy machine
     made = workload.Workload.batches
     begun = asleep = 0.0
 
