@@ -1,5 +1,6 @@
 """The small subcommands of `ringzero`: their flags, and the call that does the work."""
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -184,6 +185,7 @@ def chosen(name: str, results: Path, everything: bool) -> tuple[str, list[dict[s
         print(f"unreadable: {why}", file=sys.stderr)
     if not loaded.records:
         raise load.Unreadable(f"no record to show in {results}; make some with: ringzero compare quick")
+    gc.freeze()  # of many records, each full collection would look through millions of objects that stay
     return name, loaded.records, not loaded.unreadable
 
 

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from bench import stats
 from bench.report.load import Loaded
 from bench.report.load import load as read
 from bench.report.rows import cause, device, machine, memory_bytes
-from bench.verify import references, verify
+from bench.verify import Verdict, against, references
 
 CATEGORIES = ("parameters", "gradients", "optimizer", "buffers", "activations")  # of a rank's memory, in bytes
 MODES = ("text", "bank")  # ways in which a trained model is evaluated
@@ -54,8 +54,8 @@ def frame(records: Sequence[Record], unreadable: Iterable[tuple[Path, str]] = ()
     evaluation are macro means over classes, fractions of 1, `text_*` and `bank_*` for the two ways of looking. `config.*`
     are the settings under the names of bench/config.py.
     """
-    reference = references(records)
-    table = pandas.DataFrame([_row(record, reference.get(record["experiment"])) for record in records])
+    judges = {experiment: against(reference) for experiment, reference in references(records).items()}
+    table = pandas.DataFrame([_row(record, judges.get(record["experiment"], against(None))) for record in records])
     if not table.empty:
         for name in ("started", "finished"):
             table[name] = pandas.to_datetime(table[name], utc=True, format="ISO8601")
@@ -63,10 +63,10 @@ def frame(records: Sequence[Record], unreadable: Iterable[tuple[Path, str]] = ()
     return table
 
 
-def _row(record: Record, reference: Record | None) -> dict[str, Any]:
+def _row(record: Record, judge: Callable[[Record], Verdict]) -> dict[str, Any]:
     environment = record["environment"] or {}
     done = record["status"] == "done"
-    verdict = verify(record, reference) if done else None
+    verdict = judge(record) if done else None
     speed, trouble = _speed(record, spoken=verdict is not None and verdict.status != "void")
     return {
         "run_id": record["run_id"],

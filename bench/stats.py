@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def median_interval(runs: Sequence[Samples], *, seed: int = 0, resamples: int = 
     only. Raises ValueError where there are no samples, or not as many in each run.
     """
     samples = stack(runs)
-    return _interval(float(np.median(samples)), _pooled(samples, np.random.default_rng(seed), resamples))
+    return _interval(float(np.median(samples)), _pooled(samples, (seed,), resamples))
 
 
 def ratio_interval(
@@ -78,9 +79,7 @@ def ratio_interval(
     count = min(_count(each, resamples) for each in (first, second))
     if not paired:
         # Draws of their own: equal ones would pair the runs after all.
-        ours, theirs = (
-            _pooled(each, np.random.default_rng([seed, at]), count) for at, each in enumerate((first, second))
-        )
+        ours, theirs = (_pooled(each, (seed, at), count) for at, each in enumerate((first, second)))
         return _interval(float(np.median(first) / np.median(second)), ours / theirs)
     if len(first) != len(second):
         raise ValueError(f"{len(first)} runs of one engine and {len(second)} of the other are no pairs")
@@ -131,17 +130,52 @@ def _count(samples: Samples, resamples: int) -> int:
     return min(resamples, max(FEWEST, DRAWS // samples.size))
 
 
-def _pooled(samples: Samples, rng: np.random.Generator, resamples: int) -> Samples:
-    """Medians over all samples, shape (resamples,): runs drawn with replacement, then samples within each."""
+def _pooled(samples: Samples, seed: tuple[int, ...], resamples: int) -> Samples:
+    """Medians over all samples, shape (resamples,): runs drawn with replacement, then samples within each.
+
+    The samples are put in order once; a resample's median then is where its counts, added up in that order, pass half:
+    with many runs, always near the middle, so that only there each sample is added by itself.
+    """
     runs, steps = samples.shape
-    count = _count(samples, resamples)
+    flat = samples.ravel()
+    order, total = np.argsort(flat), flat.size
+    counts = _counts(runs, steps, seed, _count(samples, resamples))
+    reach = int(2.5 * total / np.sqrt(runs))  # five standard deviations of its place, if runs share nothing
     made: list[Samples] = []
-    while (left := count - sum(map(len, made))) > 0:
-        size = min(left, max(1, CHUNK // samples.size))
-        run = rng.integers(runs, size=(size, runs, 1))
-        step = rng.integers(steps, size=(size, runs, steps))
-        made.append(np.median(samples[run, step].reshape(size, -1), axis=1))
+    width = max(1, CHUNK // total)
+    for at in range(0, counts.shape[1], width):
+        drawn = counts[:, at : at + width]
+        low, high = _middles(drawn, order, max(0, total // 2 - reach), total // 2 + reach)
+        made.append((flat[order[low]] + flat[order[high]]) / 2)
     return np.concatenate(made)
+
+
+def _middles(
+    counts: NDArray[Any], order: NDArray[np.intp], begin: int, end: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Places, among samples in `order`, of the two middle ones of each resample; first looked for from `begin` to `end`."""
+    total = len(order)
+    below = counts[order[:begin]].sum(axis=0, dtype=counts.dtype)
+    passed = below + np.cumsum(counts[order[begin:end]], axis=0, dtype=counts.dtype)
+    if (begin and below.max() > (total - 1) // 2) or (end < total and passed[-1].min() <= total // 2):
+        return _middles(counts, order, 0, total)
+    low, high = (begin + (passed <= place).sum(axis=0) for place in ((total - 1) // 2, total // 2))
+    return low, high
+
+
+@lru_cache(maxsize=8)  # rows have as many runs and steps as each other, most of the time
+def _counts(runs: int, steps: int, seed: tuple[int, ...], resamples: int) -> NDArray[np.unsignedinteger[Any]]:
+    """How often each sample is drawn in each resample: shape (runs * steps, resamples)."""
+    rng, total = np.random.default_rng(seed), runs * steps
+    kept = np.empty((total, resamples), np.min_scalar_type(total))
+    width = max(1, CHUNK // total)
+    for at in range(0, resamples, width):
+        size = min(width, resamples - at)
+        run = rng.integers(runs, size=(size, runs, 1))
+        drawn = run * steps + rng.integers(steps, size=(size, runs, steps))
+        drawn += np.arange(size)[:, None, None] * total
+        kept[:, at : at + size] = np.bincount(drawn.ravel(), minlength=size * total).reshape(size, total).T
+    return kept
 
 
 def _run_medians(samples: Samples, rng: np.random.Generator, resamples: int) -> Samples:

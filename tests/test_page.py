@@ -362,3 +362,24 @@ def test_labels_keep_apart_and_inside() -> None:
     ordered = sorted(svg.apart([50, 98, 99, 99], 10, 0, 100))
     assert all(after - before >= 10 - 1e-9 for before, after in itertools.pairwise(ordered))
     assert 0 <= ordered[0] <= ordered[-1] <= 100
+
+
+def test_outliers_and_what_could_have_been_found_stand_on_the_page() -> None:
+    """Kept, and counted run by run: a run as a whole that was slower is no outlier."""
+    runs = [made.record("single")]
+    for repeat in range(5):
+        for label in ("ddp", "ring"):
+            run, slow = made.record(label, 2, repeat=repeat), 2.0 if repeat == 4 else 1.0
+            run["run_id"], run["started"] = (
+                f"{repeat}{label}",
+                f"2026-01-02T03:{repeat:02d}:{label == 'ring':02d}+00:00",
+            )
+            for rank in run["ranks"]:
+                rank["step_s"] = [slow * (1.0 + step / 100) for step in range(9)] + [9.0 if repeat == 0 else slow]
+            runs.append(run)
+    made_of = groups(runs)
+    found = [verdicts.compare(group, verdicts.by_file(runs)) for group in made_of]
+    text = rendered(*runs, found=found)
+    assert re.search(r"[2-9] of 110 steps lie outside their run&#39;s Tukey fences; they are kept", text)
+    assert "Minimum detectable difference (80% power" in text
+    assert ">50, 1 out<" in text

@@ -1,11 +1,12 @@
 """Records from a folder. A file that can't be read is told by name, never skipped in silence."""
 
 import gc
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from bench.comparison import SUFFIX
 from bench.record import SCHEMA
@@ -29,10 +30,10 @@ class Loaded:
 def read(path: Path) -> dict[str, Any]:
     """One record. Raises Unreadable for a missing or half-written file, or another schema."""
     try:
-        record = json.loads(path.read_text())
+        record = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         raise Unreadable(f"{path} is missing; a comparison names it: put it back, or compare again") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, orjson.JSONDecodeError) as error:
         raise Unreadable(
             f"{path} is not whole JSON ({error}); a run was killed while it wrote: delete the file or run again"
         ) from error

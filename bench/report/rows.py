@@ -1,13 +1,13 @@
 """From records to rows: grouped by what may be compared, repeats pooled, each with its verdict. Pure functions."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench import stats
 from bench.stats import Estimate
-from bench.verify import Verdict, references, verify
+from bench.verify import Verdict, against, references
 
 ORDER = (
     "single",
@@ -94,7 +94,6 @@ def memory_bytes(record: Record) -> int | None:
 
 def _group(records: list[Record]) -> Group:
     first = records[0]
-    reference = references(records).get(first["experiment"])
     cells: dict[tuple[int, int, str], list[Record]] = {}
     for record in records:
         label, size = record["engine"]["label"], record["world"]["size"]
@@ -102,7 +101,8 @@ def _group(records: list[Record]) -> Group:
         cells.setdefault((0 if label == "single" else size, place, label), []).append(record)
     single = [record for record in records if record["engine"]["label"] == "single" and record["status"] == "done"]
     base = stats.throughput(single).median if single else None
-    rows = [_row(key[2], members, reference, base) for key, members in sorted(cells.items())]
+    judge = against(references(records).get(first["experiment"]))
+    rows = [_row(key[2], members, judge, base) for key, members in sorted(cells.items())]
     started = sorted(str(record["started"]) for record in records)
     return Group(
         experiment=first["experiment"],
@@ -116,10 +116,10 @@ def _group(records: list[Record]) -> Group:
     )
 
 
-def _row(label: str, records: Sequence[Record], reference: Record | None, base: float | None) -> Row:
+def _row(label: str, records: Sequence[Record], judge: Callable[[Record], Verdict], base: float | None) -> Row:
     done = [record for record in records if record["status"] == "done"]
     failures = tuple(cause(record) for record in records if record["status"] != "done")
-    verdicts = sorted((verify(record, reference) for record in done), key=lambda verdict: GRAVEST.index(verdict.status))
+    verdicts = sorted(map(judge, done), key=lambda verdict: GRAVEST.index(verdict.status))
     verdict = verdicts[0] if verdicts else None
     spoken = bool(done) and verdict is not None and verdict.status != "void"  # a wrong answer has no speed
     step = stats.step_s(done) if spoken else None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import stats
 from bench.report.look import MEMORY, family
 from bench.report.page import frame
 from bench.report.page.figure import Entry, Figure
@@ -108,13 +109,13 @@ def steps(entries: Sequence[Entry], ident: str) -> Figure:
             canvas.path(_outline(each, scale, y), f"fill {look}")
         middle = scale(float(np.median(each)))
         canvas.line(middle, y - 6, middle, y + 6, "whisker")
-        far = outliers(each)
+        far = stats.outliers(stats.stack(entry.steps()))
         canvas.text(WIDTH - RIGHT + 5, y + 3.5, f"{len(each):,}" + (f", {far} out" if far else ""), "quiet")
 
     svg = frame.chart(title, ident, entries, lambda entry: LINE, draw, scale, top).markup
     said = (
         "All raw steps, each as long as on its slowest rank; the stroke is the median. Right: how many steps, and how many "
-        "lie outside Tukey's fences (1.5 interquartile ranges); they are kept in every number."
+        "lie outside Tukey's fences of their run (1.5 interquartile ranges); they are kept in every number."
     )
     if any(len(each) > DOTS for each in times.values()):
         said += f" More than {DOTS} steps are drawn as a histogram of all of them."
@@ -147,12 +148,6 @@ def wire_bytes(entry: Entry) -> float | None:
     """Most bytes that a rank of any finished run sent in a step; None where a run did not count them."""
     sent = [(record.get("traffic") or {}).get("sent_bytes") for record in entry.done]
     return max(max(each) for each in sent if each) if sent and all(sent) else None
-
-
-def outliers(times: NDArray[np.float64]) -> int:
-    """How many lie outside Tukey's fences (Tukey 1977): 1.5 interquartile ranges beyond the quartiles."""
-    low, high = np.quantile(times, [0.25, 0.75])
-    return int(((times < low - 1.5 * (high - low)) | (times > high + 1.5 * (high - low))).sum())
 
 
 def _ranks(entry: Entry) -> list[tuple[dict[str, float], float]]:
