@@ -10,7 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from backends.ring.algorithm import naive_allreduce, ring_allreduce
+from backends.ring.algorithm import ring_allreduce
+from backends.ring.reduction import MEAN, SUM
+from backends.ring.schedules import naive_allreduce
 from backends.ring.transport import MPITransport, QueueTransport, TorchTransport, Transport
 
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
@@ -40,7 +42,7 @@ def ring(given: torch.Tensor, *, mean: bool = False) -> list[torch.Tensor]:
 
     def work(link: QueueTransport) -> torch.Tensor:
         buffer = given[link.rank].clone()
-        ring_allreduce(buffer, link, torch.empty(-(-length // size), dtype=given.dtype), mean=mean)
+        ring_allreduce(buffer, link, torch.empty(-(-length // size), dtype=given.dtype), MEAN if mean else SUM)
         return buffer
 
     return on_ranks(size, work)
@@ -152,7 +154,7 @@ def alone(transport: Transport) -> None:
     """What any transport must do with nobody else there."""
     assert (transport.rank, transport.size, transport.left, transport.right) == (0, 1, 0, 0)
     buffer = torch.tensor([1.0, 2.0, 3.0])
-    ring_allreduce(buffer, transport, torch.empty(3), mean=True)
+    ring_allreduce(buffer, transport, torch.empty(3), MEAN)
     transport.broadcast(buffer)
     assert buffer.tolist() == [1.0, 2.0, 3.0]
     assert transport.gather({"a": 1}) == [{"a": 1}]

@@ -11,10 +11,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from backends.base import BackendUnavailable, EngineConfig
+from backends.base import BackendError, BackendUnavailable, EngineConfig
 from backends.replica import Replica
 from backends.ring.algorithm import ring_allreduce
 from backends.ring.buckets import Bucket, plan
+from backends.ring.pipeline import pipelined_allreduce, scratch_values
+from backends.ring.reduction import MEAN
 from backends.ring.transport import MPITransport, TorchTransport, Transport
 from backends.world import World
 
@@ -62,13 +64,31 @@ class Ring(Replica):
 
     def _wrap(self) -> None:
         order = plan([p.numel() for p in self.parameters], max(1, self.config.bucket_bytes // 4))
-        self.buckets = [Bucket([self.parameters[i] for i in group], self.world.size) for group in order]
+        self._check_same_plan([[tuple(self.parameters[i].shape) for i in group] for group in order])
+        self.buckets = [Bucket([self.parameters[i] for i in group]) for group in order]
+        self.allreduce = pipelined_allreduce if self.transport.pipelined else ring_allreduce
+        largest = max(self.buckets, key=lambda bucket: len(bucket.flat)).flat
+        values = (
+            scratch_values(len(largest), self.world.size, largest.element_size())
+            if self.transport.pipelined
+            else -(-len(largest) // self.world.size)
+        )
+        self.scratch = largest.new_empty(values)  # one for all buckets: they are exchanged one after the other
         self.pending: list[Future[None]] = []
         self.sync = False
         for bucket in self.buckets:
             self.hooks += [
                 p.register_post_accumulate_grad_hook(partial(self._ready, bucket)) for p in bucket.parameters
             ]
+
+    def _check_same_plan(self, shapes: list[list[tuple[int, ...]]]) -> None:
+        """Raise BackendError where ranks would exchange different buckets: found here, not by a hang or by wrong sums."""
+        plans = self.gather((shapes, [str(p.dtype) for p in self.parameters]))
+        if odd := [rank for rank, theirs in enumerate(plans) if theirs != plans[0]]:
+            raise BackendError(
+                f"ring: the buckets of rank {', '.join(map(str, odd))} are not those of rank 0: shapes, dtypes or order of "
+                "the trained parameters differ; give every rank the same model and --bucket-mb"
+            )
 
     def asked(self) -> dict[str, Any]:
         return {
@@ -116,7 +136,7 @@ class Ring(Replica):
                 self.pending.append(self.thread.submit(self._reduce, bucket))
 
     def _reduce(self, bucket: Bucket) -> None:
-        ring_allreduce(bucket.flat, self.transport, bucket.scratch, mean=True)
+        self.allreduce(bucket.flat, self.transport, self.scratch, MEAN)
 
     def _finish_exchange(self) -> None:
         self._launch(everything=True)  # parameters that took no part in this step have zero gradients, on every rank
@@ -134,7 +154,7 @@ class Ring(Replica):
     def holdings(self) -> dict[str, list[Tensor]]:
         held = super().holdings()
         held["gradients"] = [b.flat for b in self.buckets]
-        held["buffers"] += [b.scratch for b in self.buckets]
+        held["buffers"].append(self.scratch)
         return held
 
     def sent_bytes(self) -> int | None:
@@ -145,6 +165,7 @@ class Ring(Replica):
             hook.remove()
         self.hooks.clear()
         self.buckets = []
+        self.scratch = torch.empty(0)
         super().release()
 
     def close(self) -> None:

@@ -26,12 +26,11 @@ def plan(sizes: Sequence[int], bucket_values: int) -> list[list[int]]:
 class Bucket:
     """One flat buffer, cut into the gradients of `parameters`; counts which of them are there."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], ranks: int) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         first = parameters[0]
         self.parameters = list(parameters)
         total = sum(p.numel() for p in parameters)
         self.flat = torch.zeros(total, dtype=first.dtype, device=first.device)
-        self.scratch = torch.empty(-(-total // ranks), dtype=first.dtype, device=first.device)
         self.views: list[Tensor] = []
         offset = 0
         for p in parameters:

@@ -1,6 +1,7 @@
-"""How bytes reach a neighbour: over MPI, over torch point-to-point, or over queues between threads of one process (tests)."""
+"""How bytes reach another rank: over MPI, over torch point-to-point, or over queues between threads of one process (tests)."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from queue import Queue
 from typing import Any
 
@@ -8,22 +9,54 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+Wait = Callable[[], Any]  # returns once the tensor may be used again; raises ExchangeError
 
-class Transport(ABC):
-    """Rank `rank` of `size`, able to send right and receive from the left at the same time. Counts what it sends."""
+
+class ExchangeError(RuntimeError):
+    """A neighbour sent something else than was agreed; the message names it."""
+
+
+class Links(ABC):
+    """Rank `rank` of `size`, able to send and to receive at the same time. Counts what it sends.
+
+    Messages between two ranks arrive in the order they were sent. An empty tensor is not sent: both ends know its size.
+    """
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         self.right, self.left = (rank + 1) % size, (rank - 1) % size
         self.sent_bytes = 0
 
-    def exchange(self, send: Tensor, receive: Tensor) -> None:
-        """Send `send` to the right while `receive` is filled from the left. An empty side is not sent: both ends know its size."""
-        self.sent_bytes += send.numel() * send.element_size()
-        self._exchange(send, receive)
+    def send(self, tensor: Tensor, to: int | None = None) -> Wait:
+        """Begin to send a contiguous tensor to a rank (the right one); it must not change until the wait is over."""
+        self.sent_bytes += tensor.nbytes
+        return self._send(tensor, self.right if to is None else to)
+
+    def receive(self, tensor: Tensor, source: int | None = None) -> Wait:
+        """Begin to fill a contiguous tensor from a rank (the left one)."""
+        return self._receive(tensor, self.left if source is None else source)
+
+    def exchange(self, send: Tensor, receive: Tensor, to: int | None = None, source: int | None = None) -> None:
+        """Send one tensor while another is filled; returns when both are done."""
+        waits = []
+        if receive.numel():
+            waits.append(self.receive(receive, source))
+        if send.numel():
+            waits.append(self.send(send, to))
+        for wait in waits:
+            wait()
 
     @abstractmethod
-    def _exchange(self, send: Tensor, receive: Tensor) -> None: ...
+    def _send(self, tensor: Tensor, to: int) -> Wait: ...
+
+    @abstractmethod
+    def _receive(self, tensor: Tensor, source: int) -> Wait: ...
+
+
+class Transport(Links):
+    """Links to every other rank, and what a training needs besides the ring."""
+
+    pipelined: bool = True  # whether several sends and receives may be under way at once, in any order
 
     @abstractmethod
     def broadcast(self, tensor: Tensor) -> None:
@@ -33,7 +66,7 @@ class Transport(ABC):
     def gather(self, value: Any) -> list[Any]:
         """A picklable value from each rank, in rank order."""
 
-    def close(self) -> None:  # noqa: B027 - a default that does nothing is meant
+    def close(self) -> None:
         """Leave the ring."""
 
 
@@ -43,16 +76,25 @@ class MPITransport(Transport):
     def __init__(self) -> None:
         from mpi4py import MPI  # importing it joins the world
 
-        self.mpi, self.comm = MPI, MPI.COMM_WORLD
+        self.mpi, self.comm, self.status = MPI, MPI.COMM_WORLD, MPI.Status()
         super().__init__(self.comm.Get_rank(), self.comm.Get_size())
 
-    def _exchange(self, send: Tensor, receive: Tensor) -> None:
-        requests = []
-        if receive.numel():
-            requests.append(self.comm.Irecv(_bytes(receive), source=self.left))
-        if send.numel():
-            requests.append(self.comm.Isend(_bytes(send), dest=self.right))
-        self.mpi.Request.Waitall(requests)
+    def _send(self, tensor: Tensor, to: int) -> Wait:
+        request: Wait = self.comm.Isend(_bytes(tensor), dest=to).Wait
+        return request
+
+    def _receive(self, tensor: Tensor, source: int) -> Wait:
+        memory = _bytes(tensor)
+        request = self.comm.Irecv(memory, source=source)
+
+        def wait() -> None:
+            request.Wait(self.status)
+            if (came := self.status.Get_count(self.mpi.BYTE)) != len(memory):
+                raise ExchangeError(
+                    f"rank {source} sent {came} bytes to rank {self.rank}, which expected {len(memory)}"
+                )
+
+        return wait
 
     def broadcast(self, tensor: Tensor) -> None:
         whole = tensor.contiguous()
@@ -73,13 +115,24 @@ class TorchTransport(Transport):
 
     def __init__(self) -> None:
         super().__init__(dist.get_rank(), dist.get_world_size())
+        self.pipelined = dist.get_backend() != "nccl"
 
-    def _exchange(self, send: Tensor, receive: Tensor) -> None:
+    def _send(self, tensor: Tensor, to: int) -> Wait:
+        work: Any = dist.isend(tensor, to)
+        return work.wait
+
+    def _receive(self, tensor: Tensor, source: int) -> Wait:
+        work: Any = dist.irecv(tensor, source)
+        return work.wait
+
+    def exchange(self, send: Tensor, receive: Tensor, to: int | None = None, source: int | None = None) -> None:
+        """As one operation: NCCL runs them in the order given, and a ring of senders would wait for each other."""
         pending = []
         if send.numel():
-            pending.append(dist.P2POp(dist.isend, send, self.right))
+            self.sent_bytes += send.nbytes
+            pending.append(dist.P2POp(dist.isend, send, self.right if to is None else to))
         if receive.numel():
-            pending.append(dist.P2POp(dist.irecv, receive, self.left))
+            pending.append(dist.P2POp(dist.irecv, receive, self.left if source is None else source))
         for work in dist.batch_isend_irecv(pending) if pending else []:
             work.wait()
 
@@ -97,31 +150,38 @@ class TorchTransport(Transport):
 
 
 class QueueTransport(Transport):
-    """Ranks are threads of one process, each with a mailbox; `links` makes the whole ring."""
+    """Ranks are threads of one process, with a mailbox for each pair of them; `links` makes the whole ring."""
 
-    def __init__(self, rank: int, mailboxes: "list[Queue[Any]]") -> None:
+    def __init__(self, rank: int, mailboxes: "list[list[Queue[Any]]]") -> None:
         super().__init__(rank, len(mailboxes))
-        self.mailboxes = mailboxes
+        self.mailboxes = mailboxes  # of the receiver, then of the sender
 
     @classmethod
     def links(cls, size: int) -> "list[QueueTransport]":
         """One transport for each of `size` ranks."""
-        mailboxes: list[Queue[Any]] = [Queue() for _ in range(size)]
+        mailboxes: list[list[Queue[Any]]] = [[Queue() for _ in range(size)] for _ in range(size)]
         return [cls(rank, mailboxes) for rank in range(size)]
 
-    def _exchange(self, send: Tensor, receive: Tensor) -> None:
-        self.mailboxes[self.right].put(send.clone())  # a copy, as on a wire: the sender may change its own at once
-        receive.copy_(self.mailboxes[self.rank].get(timeout=60))
+    def _send(self, tensor: Tensor, to: int) -> Wait:
+        self.mailboxes[to][self.rank].put(tensor.clone())  # a copy, as on a wire: the sender may change its own at once
+        return lambda: None
+
+    def _receive(self, tensor: Tensor, source: int) -> Wait:
+        def wait() -> None:
+            came = self.mailboxes[self.rank][source].get(timeout=60)
+            if len(came) != len(tensor):
+                raise ExchangeError(f"rank {source} sent {len(came)} values to rank {self.rank}, not {len(tensor)}")
+            tensor.copy_(came)
+
+        return wait
 
     def broadcast(self, tensor: Tensor) -> None:
         tensor.copy_(self.gather(tensor.clone())[0])
 
     def gather(self, value: Any) -> list[Any]:
-        everyone = {self.rank: value}
-        for step in range(self.size - 1):
-            self.mailboxes[self.right].put(everyone[(self.rank - step) % self.size])
-            everyone[(self.rank - step - 1) % self.size] = self.mailboxes[self.rank].get(timeout=60)
-        return [everyone[rank] for rank in range(self.size)]
+        for to in range(self.size):
+            self.mailboxes[to][self.rank].put(value)
+        return [self.mailboxes[self.rank][source].get(timeout=60) for source in range(self.size)]
 
 
 def _bytes(tensor: Tensor) -> Any:

@@ -88,9 +88,9 @@ def rate_kept(backend: Any) -> Any:
 
 def ring_sum(backend: Any) -> Any:
     """The ring leaves the sum as it is."""
-    from backends.ring.algorithm import ring_allreduce
+    from backends.ring.reduction import SUM
 
-    backend._reduce = lambda bucket: ring_allreduce(bucket.flat, backend.transport, bucket.scratch, mean=False)
+    backend._reduce = lambda bucket: backend.allreduce(bucket.flat, backend.transport, backend.scratch, SUM)
     try:
         return outcome(backend, SGD)
     finally:

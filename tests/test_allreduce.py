@@ -1,0 +1,187 @@
+"""Every schedule, any rank count, length, type, operation and segment, against NumPy; ranks are threads."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends.ring.pipeline import AHEAD, pipelined_allreduce, scratch_values
+from backends.ring.reduction import GRAIN, MEAN, REDUCTIONS, SUM, Reduction
+from backends.ring.schedules import halving_doubling, hierarchical, naive_allreduce, recursive_doubling
+from backends.ring.transport import ExchangeError, Links, QueueTransport
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ORACLES = {"sum": np.sum, "mean": np.mean, "min": np.min, "max": np.max, "product": np.prod}
+DTYPES = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.float16: np.float16,
+    torch.bfloat16: np.float32,
+}
+
+
+def on_ranks(size: int, work: Callable[[QueueTransport], Any]) -> list[Any]:
+    with ThreadPoolExecutor(size) as pool:
+        return [future.result() for future in [pool.submit(work, link) for link in QueueTransport.links(size)]]
+
+
+def pipelined(buffer: torch.Tensor, links: Links, reduction: Reduction, *, segment_bytes: int) -> None:
+    """With no more scratch than is promised to be enough, full of NaN so that its use before it is filled shows."""
+    values = scratch_values(len(buffer), links.size, buffer.element_size(), segment_bytes)
+    pipelined_allreduce(
+        buffer, links, torch.full((values,), torch.nan, dtype=buffer.dtype), reduction, segment_bytes=segment_bytes
+    )
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[torch.Tensor, Reduction, int, str]:
+    """Values of each rank (small integers: exact in every type and order), what to do, how to cut, and by which schedule."""
+    size = draw(st.integers(1, 16))
+    length = draw(st.one_of(st.integers(0, 40), st.integers(0, 700)))
+    dtype = draw(st.sampled_from(list(DTYPES)))
+    reduction = draw(st.sampled_from(list(REDUCTIONS.values())))
+    name = draw(st.sampled_from(["pipelined", "naive", "doubling", "halving", "hierarchical"]))
+    low, high = (
+        (1, 3) if reduction.name == "product" and size <= 4 else (-1, 2) if reduction.name == "product" else (-8, 9)
+    )
+    if dtype is torch.float16 and reduction.name == "product":
+        low, high = -1, 2
+    seed = draw(st.integers(0, 2**31))
+    values = torch.randint(low, high, (size, length), generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return values, reduction, draw(st.sampled_from([1, 8, 64, 1000, 2**19])), name
+
+
+def run(values: torch.Tensor, reduction: Reduction, segment_bytes: int, name: str) -> list[torch.Tensor]:
+    size = len(values)
+    per_host = next(each for each in (3, 2, 1) if size % each == 0)
+    schedule: dict[str, Callable[..., None]] = {
+        "pipelined": partial(pipelined, segment_bytes=segment_bytes),
+        "naive": naive_allreduce,
+        "doubling": recursive_doubling,
+        "halving": halving_doubling,
+        "hierarchical": partial(hierarchical, per_host=per_host),
+    }
+
+    def work(link: QueueTransport) -> torch.Tensor:
+        buffer = values[link.rank].clone()
+        schedule[name](buffer, link, reduction)
+        return buffer
+
+    return on_ranks(size, work)
+
+
+@settings(max_examples=120, deadline=None)
+@given(cases())
+def test_any_schedule_gives_what_numpy_gives(case):
+    values, reduction, segment_bytes, name = case
+    exact = ORACLES[reduction.name](values.to(torch.float64).numpy(), axis=0)
+    wanted = torch.from_numpy(np.asarray(exact)).to(values.dtype)
+    for rank, result in enumerate(run(values, reduction, segment_bytes, name)):
+        assert torch.equal(result, wanted), f"rank {rank}"
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(), st.integers(0, 2**31))
+def test_all_ranks_and_all_runs_end_with_the_same_bits(case, seed):
+    values, reduction, segment_bytes, name = case
+    values = torch.randn(values.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
+        values.dtype
+    )
+    first = run(values, reduction, segment_bytes, name)
+    for result in (*first[1:], *run(values, reduction, segment_bytes, name)):
+        assert torch.equal(result.view(torch.uint8), first[0].view(torch.uint8))
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 8])
+def test_segments_add_in_the_order_of_the_plain_ring(size):
+    from backends.ring.algorithm import ring_allreduce
+
+    values = torch.randn(size, 1000, generator=torch.Generator().manual_seed(size))
+
+    def plain(link: QueueTransport) -> torch.Tensor:
+        buffer = values[link.rank].clone()
+        ring_allreduce(buffer, link, torch.empty(-(-1000 // size)), MEAN)
+        return buffer
+
+    one, other = on_ranks(size, plain), run(values, MEAN, 256, "pipelined")
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_bytes_sent_are_those_of_each_schedule(size):
+    length, log = 64 * size, size.bit_length() - 1
+    values = torch.ones(size, length)
+    total = values[0].nbytes
+    expected = {
+        "pipelined": 2 * (size - 1) * total // size,
+        "halving": 2 * (size - 1) * total // size,
+        "doubling": log * total,
+        "naive": (size - 1) * total,
+    }
+    per_rank: dict[str, Callable[..., None]] = {
+        "pipelined": partial(pipelined, segment_bytes=100),
+        "halving": halving_doubling,
+        "doubling": recursive_doubling,
+        "naive": naive_allreduce,
+    }
+    for name, schedule in per_rank.items():
+
+        def work(link: QueueTransport, schedule: Callable[..., None] = schedule) -> int:
+            schedule(torch.ones(length), link, SUM)
+            return link.sent_bytes
+
+        assert on_ranks(size, work) == [expected[name]] * size, name
+
+
+def test_only_leaders_talk_between_hosts():
+    met: list[set[int]] = [set() for _ in range(6)]
+
+    def work(link: QueueTransport) -> None:
+        send = link._send
+        link._send = lambda tensor, to: (met[link.rank].add(to), send(tensor, to))[1]  # type: ignore[method-assign]
+        hierarchical(torch.ones(12), link, SUM, per_host=3)
+
+    on_ranks(6, work)
+    crossing = {(rank, to) for rank, there in enumerate(met) for to in there if rank // 3 != to // 3}
+    assert crossing == {(0, 3), (3, 0)}
+    assert met[1] == met[2] == {0}
+
+
+def test_hosts_of_unequal_size_are_refused():
+    with pytest.raises(ValueError, match="5 ranks are not 2 on each host"):
+        hierarchical(torch.ones(1), QueueTransport.links(5)[0], per_host=2)
+
+
+def test_scratch_is_bounded_by_segments_not_by_the_buffer():
+    assert scratch_values(10**9, 2, 4) == AHEAD * 2**19 // 4
+    assert scratch_values(10, 4, 4) == AHEAD * 3
+
+
+def test_a_rank_that_sends_another_length_is_named():
+    def work(link: QueueTransport) -> str:
+        try:
+            pipelined(torch.ones(8 if link.rank else 12), link, SUM, segment_bytes=2**19)
+        except ExchangeError as error:
+            return str(error)
+        return "nothing said"
+
+    said = on_ranks(2, work)
+    assert said == ["rank 1 sent 4 values to rank 0, not 6", "rank 0 sent 6 values to rank 1, not 4"]
+
+
+def test_large_pieces_are_added_without_a_team_of_threads(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    pieces = []
+    into, incoming = torch.ones(2 * GRAIN + 5), torch.ones(2 * GRAIN + 5)
+    for reduction in REDUCTIONS.values():
+        mine = into.clone()
+        reduction.combine(mine, incoming)
+        pieces.append(mine[0].item())
+        assert (mine == mine[0]).all()
+    assert pieces == [2, 2, 1, 1, 1]
