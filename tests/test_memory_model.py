@@ -67,7 +67,9 @@ def test_a_part_that_is_padding_alone_is_counted():
 def test_the_papers_figures():
     """Section 5 with 4 bytes a value: states 4 Psi + 4 Psi + 8 Psi, then K Psi / N, (2 + K) Psi / N, all / N."""
     model, ask = Shapes(trained=((1000,),), frozen=()), {"optimizer": "adamw", "ranks": 4}
-    sums = {label: sum(paper(label, model, **ask).values()) for label in ("ddp", "zero-0", "zero-1", "zero-2", "zero-3")}
+    sums = {
+        label: sum(paper(label, model, **ask).values()) for label in ("ddp", "zero-0", "zero-1", "zero-2", "zero-3")
+    }
     assert sums == {"ddp": 16000, "zero-0": 16000, "zero-1": 10000, "zero-2": 7000, "zero-3": 4000}
     assert paper("fsdp", model, **ask) == paper("zero-3", model, **ask)
     assert paper("zero-1", model, optimizer="sgd", ranks=4)["optimizer"] == 0
