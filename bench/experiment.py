@@ -167,10 +167,11 @@ def warm_up(
             after_step=lambda step: moment.look(),
         )
     refuse_skipped(steps)
-    found = {"peak_bytes": peak.take(), **held, "activations": kept.peak_bytes, **data, "at_peak": moment.parts()}
+    found: dict[str, Any] = {"peak_bytes": peak.take(), **held, "activations": kept.peak_bytes, **data}
+    found["at_peak"] = moment.parts()
     if found["at_peak"] is None:
         found["at_peak_reason"] = (
-            f"what the peak is made of can't be read: {'a GPU' if backend.device.type == 'cuda' else 'needs Linux and glibc 2.33'}"
+            "needs the CPU, Linux and glibc 2.33: the kernel's mappings and malloc's own count are read"
         )
     found |= device_memory(backend.device)
     watch.at(backend.steps, "setup")

@@ -1,4 +1,4 @@
-"""What each rank of an engine holds when all gradients exist: `torchrun ... held.py FILE ENGINE...` writes [engine, rule, rank, held, derived]."""
+"""What each rank holds when all gradients exist: `torchrun ... held.py FILE ENGINE...` writes [engine, rule, rank, held, derived]."""
 
 import json
 import os

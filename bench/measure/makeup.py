@@ -16,7 +16,6 @@ import torch
 ARENA = 64 * 2**20  # glibc aligns the heaps of its arenas to this (HEAP_MAX_SIZE)
 GROWTH = 1.01  # a look is taken where the resident set is larger than at the last by this
 PERIOD_S = 0.001  # between two looks of the thread
-MEASURED = ("workspace", "allocator", "mapped", "runtime")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
