@@ -52,14 +52,25 @@ def makeup() -> Makeup | None:
 
 def _sizes() -> dict[str, int]:
     sizes = {"heap": 0, "anonymous": 0, "mapped": 0}
-    kind = ""
+    kind, size, begin, end = "mapped", 0, 0, 0
     with open("/proc/self/smaps", "rb") as file:
         for line in file:
             if line.startswith(b"Pss:"):
-                sizes[kind] += int(line.split()[1]) * 1024
+                size += int(line.split()[1]) * 1024
             elif line[:1] in b"0123456789abcdef":  # a mapping begins; field names begin with a capital
-                kind = _kind(line)
+                kind, previous = _kind(line), kind
+                (low, high), (was, until) = (int(part, 16) for part in line.split(None, 1)[0].split(b"-")), (begin, end)
+                if previous == "anonymous" and was % ARENA == 0 and _fills(was, until, low, high, line):
+                    previous = "heap"
+                sizes[previous] += size
+                size, begin, end = 0, low, high
+    sizes[kind] += size
     return sizes
+
+
+def _fills(begin: int, end: int, low: int, high: int, following: bytes) -> bool:
+    """Whether a mapping, with what is reserved behind it, is one heap of an arena: large blocks too may begin where one would."""
+    return end - begin == ARENA or (low == end and high == begin + ARENA and b" ---p " in following)
 
 
 def _kind(line: bytes) -> str:
@@ -67,8 +78,7 @@ def _kind(line: bytes) -> str:
     path = words[5].strip() if len(words) > 5 else b""
     if path.startswith((b"/", b"anon_inode:", b"[v")):
         return "mapped"
-    start = int(words[0].partition(b"-")[0], 16)
-    return "heap" if path == b"[heap]" or (not path and start % ARENA == 0) else "anonymous"
+    return "heap" if path == b"[heap]" else "anonymous"
 
 
 class AtPeak:
