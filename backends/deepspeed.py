@@ -203,21 +203,25 @@ class DeepSpeed(TorchGroup):
 
     def holdings(self) -> dict[str, list[Tensor]]:
         live = self.optimizer
-        parameters = [getattr(p, "ds_tensor", p.data) for p in self.engine.module.parameters()]
+        parameters = list(self.engine.module.parameters())
         masters = getattr(live, "single_partition_of_fp32_groups", []) or getattr(
             live, "fp32_partitioned_groups_flat", []
         )
-        gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        gradients = [p.grad for p in [*parameters, *masters] if p.grad is not None]
         for group in getattr(live, "averaged_gradients", {}).values():
             gradients += [g for g in group or [] if isinstance(g, Tensor)]
-        buckets = [b for bucket in getattr(live, "ipg_buckets", {}).values() for b in bucket.buffer]
+        gradients += [g for g in getattr(live, "accumulated_grads_in_cpu", {}).values() if isinstance(g, Tensor)]
         partition = getattr(live, "grad_partitions_flat_buffer", None)
         gradients += [partition] if isinstance(partition, Tensor) else []
+        buckets: list[Tensor] = []
+        for bucket in getattr(live, "ipg_buckets", {}).values():  # stages 1 and 2 keep a list, stage 3 one tensor
+            buckets += [bucket.buffer] if isinstance(bucket.buffer, Tensor) else bucket.buffer or []
+        staging = getattr(live, "param_buffer_of_bit16_for_cpu_offload_groups", [])
         return {
-            "parameters": parameters,
+            "parameters": [getattr(p, "ds_tensor", p.data) for p in parameters],
             "gradients": gradients,
             "optimizer": [*optimizer_tensors(self._torch_optimizer()), *masters],
-            "buffers": [*self.engine.module.buffers(), *buckets],
+            "buffers": [*self.engine.module.buffers(), *buckets, *staging],
         }
 
     def save(self, directory: Path) -> None:

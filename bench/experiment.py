@@ -18,7 +18,9 @@ from bench.config import RunConfig
 from bench.loop import Step, train
 from bench.measure.clock import Clock
 from bench.measure.energy import Energy, gpu_names
+from bench.measure.makeup import AtPeak
 from bench.measure.memory import Activations, PeakMemory, bytes_held, device_memory, give_back_freed
+from bench.memory_model import Shapes, derived, paper
 from bench.progress import Progress
 from bench.schedule import lr_at
 from bench.trained import evaluate_trained
@@ -41,14 +43,17 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
         training.optimizer, lr=training.lr, weight_decay=training.weight_decay, device=backend.device
     )
     give_back_freed()
-    peak = PeakMemory(backend.device)
+    peak, moment = PeakMemory(backend.device), AtPeak(backend.device)
     watch.at(0, "setup")
-    backend.setup(workload.build(), factory)
-    memory: dict[str, Any] = {"setup_peak_bytes": peak.take()}
+    built = workload.build()
+    model = expected(Shapes.of(built), config, backend)
+    backend.setup(built, factory)
+    del built
+    memory: dict[str, Any] = {"setup_peak_bytes": peak.take(), **model}
     if config.output.load is not None:
         backend.load(config.output.load)
     workload.make_ahead(range(backend.steps, backend.steps + max(workload.steps, config.measure.warmup)))
-    memory |= warm_up(backend, workload, config, watch, scratch, peak)
+    memory |= warm_up(backend, workload, config, watch, scratch, peak, moment)
 
     clock = Clock(backend.device)
     watch.measured |= {"step_s": clock.step_s, "data_s": clock.data_s}
@@ -112,8 +117,23 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     return result
 
 
+def expected(shapes: Shapes, config: RunConfig, backend: Backend) -> dict[str, Any]:
+    """Bytes by category that this rank should hold: as `bench/memory_model.py` derives them, and by the ZeRO paper."""
+    label, rule, world = config.engine.label, config.training.optimizer, backend.world
+    return {
+        "derived": derived(label, shapes, optimizer=rule, rank=world.rank, ranks=world.size),
+        "paper": paper(label, shapes, optimizer=rule, ranks=world.size),
+    }
+
+
 def warm_up(
-    backend: Backend, workload: Workload, config: RunConfig, watch: Watch, scratch: Path, peak: PeakMemory
+    backend: Backend,
+    workload: Workload,
+    config: RunConfig,
+    watch: Watch,
+    scratch: Path,
+    peak: PeakMemory,
+    moment: AtPeak,
 ) -> dict[str, Any]:
     """Steps that are not timed, with memory watched; afterwards the state is what it was before. Returns bytes by name."""
     if not config.measure.warmup:
@@ -123,7 +143,9 @@ def warm_up(
     give_back_freed()
     peak.take()
     held: dict[str, int] = {}
-    kept = Activations()
+    kept = Activations(moment.look)
+    data = {"data": workload.kept_bytes()}
+    moment.begin(lambda: {**bytes_held(backend.holdings()), "activations": kept.alive(), **data})
 
     def batches(step: int, micro: int) -> Mapping[str, Tensor]:
         kept.next_micro_batch()
@@ -131,8 +153,9 @@ def warm_up(
 
     def look() -> None:
         held.update(bytes_held(backend.holdings()))
+        moment.look()
 
-    with kept:
+    with kept, moment:
         steps = train(
             backend,
             batches,
@@ -141,9 +164,16 @@ def warm_up(
             clock=Clock(backend.device),
             watch=watch,
             before_update=look,
+            after_step=lambda step: moment.look(),
         )
     refuse_skipped(steps)
-    found = {"peak_bytes": peak.take(), "activations": kept.peak_bytes, **held, **device_memory(backend.device)}
+    found: dict[str, Any] = {"peak_bytes": peak.take(), **held, "activations": kept.peak_bytes, **data}
+    found["at_peak"] = moment.parts()
+    if found["at_peak"] is None:
+        found["at_peak_reason"] = (
+            "needs the CPU, Linux and glibc 2.33: the kernel's mappings and malloc's own count are read"
+        )
+    found |= device_memory(backend.device)
     watch.at(backend.steps, "setup")
     backend.load(saved)
     backend.gather(None)

@@ -60,6 +60,7 @@ class Workload:
             mean=self.model_config.image_mean,
             std=self.model_config.image_std,
         )
+        self.made: frozenset[int] = frozenset()
         self.sample: Callable[[int], Sample] = lru_cache(KEPT_SAMPLES)(self.dataset.__getitem__)
 
     def build(self) -> AnomalyGPT:
@@ -85,9 +86,15 @@ class Workload:
         wanted = [
             i for step in steps for micro in range(self.config.training.accumulation) for i in self.indices(step, micro)
         ]
-        for index in wanted[:KEPT_SAMPLES]:
+        self.made = frozenset(wanted[:KEPT_SAMPLES])
+        for index in self.made:
             self.sample(index)
         return len(wanted)
+
+    def kept_bytes(self) -> int:
+        """Images and masks of the samples that were made ahead."""
+        samples = map(self.sample, self.made)
+        return sum(array.nbytes for sample in samples for array in (sample.image, sample.mask) if array is not None)
 
     def describe(self) -> dict[str, Any]:
         """For the record: what was trained on what, and its closed-form cost."""

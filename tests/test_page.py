@@ -238,6 +238,34 @@ def test_memory_is_stacked_for_each_rank() -> None:
     assert titles.count("ddp on 2 ranks, other: 50.0 MiB") == 2
 
 
+def test_memory_is_split_at_the_moment_of_its_peak_where_that_was_seen() -> None:
+    held = {
+        "peak_bytes": 100 * 2**20,
+        "parameters": 30 * 2**20,
+        "at_peak": {"parameters": 20 * 2**20, "allocator": 70 * 2**20},
+    }
+    record = made.changed(made.changed(DDP, "ranks/0/memory", held), "ranks/1/memory", held)
+    titles = [e["text"] for e in read(SINGLE, record).of("title")]
+    for said in ("parameters: 20.0", "allocator: 70.0", "other: 10.0"):
+        assert titles.count(f"ddp on 2 ranks, {said} MiB") == 2
+
+
+def test_states_stand_beside_what_is_derived_and_the_papers_figure() -> None:
+    known = dict.fromkeys(("parameters", "gradients", "optimizer"), 2**20)
+    held = {
+        "peak_bytes": 9 * 2**20,
+        **known,
+        "derived": known | {"gradients": 2**20 - 8},
+        "paper": known | {"optimizer": 2**19},
+    }
+    record = made.changed(made.changed(DDP, "ranks/0/memory", held), "ranks/1/memory", held)
+    text = read(SINGLE, record).text
+    assert "held, derived, and the ZeRO paper" in text
+    for said in ("no: +8 bytes", "0.500", "nothing is sharded"):
+        assert said in text
+    assert "held, derived, and the ZeRO paper" not in read(SINGLE, DDP).text
+
+
 # --- the sentence
 
 

@@ -2,12 +2,13 @@
 
 import ctypes
 import gc
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 
 def smaps() -> dict[str, int]:
@@ -82,22 +83,35 @@ class Activations:
     """`with Activations() as kept:` around a step: bytes that autograd keeps for backward, parameters left out.
 
     `peak_bytes` is the most that was kept at once for one backward: the largest micro-batch, each storage counted once.
+    `look` is called whenever a tensor is kept or taken back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[], None] = lambda: None) -> None:
         self.peak_bytes = 0
-        self._seen: dict[int, int] = {}
+        self._look = look
+        self._seen: dict[int, tuple[int, StorageWeakRef]] = {}
         self._kept = 0
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
     def _pack(self, tensor: Tensor) -> Tensor:
         owner = tensor if tensor._base is None else tensor._base
         if not isinstance(owner, nn.Parameter):
             storage = tensor.untyped_storage()
-            self._kept += storage.nbytes() - self._seen.get(storage.data_ptr(), 0)
-            self._seen[storage.data_ptr()] = storage.nbytes()
+            known = self._seen.get(storage.data_ptr())
+            self._kept += storage.nbytes() - (known[0] if known else 0)
+            if not known or known[0] != storage.nbytes() or known[1].expired():
+                self._seen[storage.data_ptr()] = (storage.nbytes(), StorageWeakRef(storage))
             self.peak_bytes = max(self.peak_bytes, self._kept)
+        self._look()
         return tensor
+
+    def _unpack(self, tensor: Tensor) -> Tensor:
+        self._look()
+        return tensor
+
+    def alive(self) -> int:
+        """Bytes of this micro-batch that backward has not let go of yet."""
+        return sum(size for size, storage in self._seen.values() if not storage.expired())
 
     def next_micro_batch(self) -> None:
         """Backward has let go of what was kept."""

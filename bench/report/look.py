@@ -24,6 +24,11 @@ MEMORY = {
     "optimizer": ("#CC6677", "#CC6677"),
     "buffers": ("#999933", "#b9b94a"),
     "activations": ("#DDCC77", "#DDCC77"),
+    "data": ("#88CCEE", "#88CCEE"),
+    "workspace": ("#117733", "#3aa35c"),
+    "allocator": ("#882255", "#c7578f"),
+    "mapped": ("#AA4499", "#c774b8"),
+    "runtime": ("#661100", "#b5663d"),
     "other": ("#b9bfc7", "#4d5662"),
 }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench import stats
+from bench.report.look import MEMORY
 from bench.stats import Estimate
 from bench.verify import Verdict, against, references
 
@@ -90,6 +91,13 @@ def memory_bytes(record: Record) -> int | None:
     """Peak, above the level before the model was built, of the rank that took most; None where a rank was not measured."""
     peaks: list[Any] = [(rank.get("memory") or {}).get("peak_bytes") for rank in record["ranks"]]
     return max(peaks) if peaks and None not in peaks else None
+
+
+def memory_parts(memory: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes by category of a rank's peak, in the order of MEMORY: what was there at that moment, or, in records that did not
+    look then, the most that each ever was."""
+    found = memory.get("at_peak") or memory
+    return {name: found[name] for name in MEMORY if found.get(name) is not None}
 
 
 def _group(records: list[Record]) -> Group:

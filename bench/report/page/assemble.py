@@ -13,6 +13,7 @@ from bench.report import look, quality, table
 from bench.report.page.figure import Record
 from bench.report.page.raw import Shelf
 from bench.report.page.section import gather, section
+from bench.report.page.states import HEADINGS
 from bench.report.rows import Group
 from bench.report.verdicts import Verdicts
 
@@ -67,6 +68,7 @@ def render(
         sections=sections, shelf=shelf, dark=look.variables(True), light=look.variables(False), classes=look.classes(),
         headings=[heading.replace("\n", " ") for heading in table.HEADINGS], right=table.RIGHT,
         caption=table.caption, detected_caption=quality.CAPTION,
+        state_headings=HEADINGS,
         detected_headings=["engine", "ranks", *(heading.replace("\n", " ") for heading, _, _ in quality.COLUMNS)],
     )  # fmt: skip
 

@@ -11,12 +11,11 @@ from bench.report.page import frame
 from bench.report.page.figure import Entry, Figure
 from bench.report.page.frame import LEFT, LINE, RIGHT
 from bench.report.page.svg import WIDTH, Canvas, Scale, linear
-from bench.report.rows import memory_bytes
+from bench.report.rows import memory_bytes, memory_parts
 from bench.report.table import MIB, number
 
 BARS = 8  # ranks of a row that get a bar of their own; of more, the one that took most is drawn
 DOTS = 400  # steps of a row drawn one by one; more are drawn as a histogram, none is left out
-CATEGORIES = tuple(name for name in MEMORY if name != "other")
 
 
 def throughput(entries: Sequence[Entry], ident: str) -> Figure:
@@ -76,8 +75,10 @@ def memory(entries: Sequence[Entry], ident: str) -> Figure:
 
     svg = frame.chart(title, ident, entries, tall, draw, scale, max(tops)).markup
     said = (
-        "A bar a rank, above its level before the model was built; the number is the largest rank's peak. Other: the peak "
-        "less all tensors that were counted (workspaces, communication buffers, the allocator's reserve, libraries)."
+        "A bar a rank, above its level before the model was built; the number is the largest rank's peak. Categories are read at "
+        "the moment of the peak. Tensors that exist: parameters to activations, and data (samples made ahead). Workspace: all "
+        "else that is allocated (results of operators, gathered parameters, the engine's own). Allocator: freed, not returned to "
+        "the system. Mapped: code of libraries, shared memory. Runtime: Python's objects, stacks. Other: unattributed."
     )
     if any(entry.row.ranks > BARS for entry in entries):
         said += f" Of more than {BARS} ranks only the one that took most."
@@ -158,7 +159,7 @@ def _ranks(entry: Entry) -> list[tuple[dict[str, float], float]]:
     found = []
     for rank in max(known, key=lambda each: each[0])[1]["ranks"]:
         held, peak = rank["memory"], rank["memory"]["peak_bytes"] / MIB
-        parts = {name: float(held[name]) / MIB for name in CATEGORIES if held.get(name) is not None}
+        parts = {name: size / MIB for name, size in memory_parts(held).items()}
         found.append(({**parts, "other": max(0.0, peak - sum(parts.values()))}, peak))
     return found if len(found) <= BARS else [max(found, key=lambda each: each[1])]
 

@@ -10,6 +10,7 @@ from bench.report.page import bars, curves, facts, parts
 from bench.report.page.figure import Entry, Figure, Record
 from bench.report.page.raw import Detail, Shelf
 from bench.report.page.sentence import Summary, summary
+from bench.report.page.states import states
 from bench.report.rows import Group, Row
 from bench.report.verdicts import Verdicts
 
@@ -63,6 +64,7 @@ class Section:
     load: str | None
     terms: Sequence[str]
     pairs: Sequence[Sequence[Cell]]
+    states: Sequence[Sequence[str]]
 
 
 def gather(groups: Sequence[Group], records: Sequence[Record]) -> list[list[Entry]]:
@@ -105,6 +107,7 @@ def section(
         load=facts.load(runs),
         terms=verdicts.summary(found) if found else [],
         pairs=[_pair(pair) for pair in found.pairs] if found else [],
+        states=states(entries),
     )
 
 

@@ -9,15 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from bench.frame import CATEGORIES
 from bench.report.look import MEMORY
 from bench.report.plots import bars, style
 from bench.report.plots.series import NothingToDraw, Record, only, records_of
-from bench.report.rows import Group, memory_bytes
+from bench.report.rows import Group, memory_bytes, memory_parts
 from bench.report.table import MIB, title
 
 OTHER = MEMORY["other"][0]
-COLOURS = {name: MEMORY.get(name, (OTHER,))[0] for name in CATEGORIES}  # of the page
+COLOURS = {name: pair[0] for name, pair in MEMORY.items() if name != "other"}  # of the page
 
 
 def draw(groups: Sequence[Group], records: Sequence[Record]) -> Figure:
@@ -52,8 +51,7 @@ def _largest(runs: Sequence[Record]) -> tuple[int, dict[str, int], list[int]] | 
     run = max(known, key=lambda record: memory_bytes(record) or 0)
     ranks: list[Mapping[str, Any]] = [rank["memory"] for rank in run["ranks"]]
     most = max(ranks, key=lambda memory: memory["peak_bytes"])
-    parts = {name: most[name] for name in CATEGORIES if most.get(name) is not None}
-    return most["peak_bytes"], parts, [memory["peak_bytes"] for memory in ranks]
+    return most["peak_bytes"], memory_parts(most), [memory["peak_bytes"] for memory in ranks]
 
 
 def _stack(axes: Axes, place: float, peak: int, parts: Mapping[str, int], ranks: Sequence[int]) -> None:
@@ -81,9 +79,9 @@ def _stack(axes: Axes, place: float, peak: int, parts: Mapping[str, int], ranks:
 
 def _legend(figure: Figure) -> None:
     handles: list[Any] = [Patch(color=colour, label=name) for name, colour in COLOURS.items()]
-    handles.append(Patch(label="everything else", facecolor="white", edgecolor=OTHER, hatch="////", lw=0.8))
+    handles.append(Patch(label="unattributed", facecolor="white", edgecolor=OTHER, hatch="////", lw=0.8))
     handles.append(Line2D([], [], color=style.INK, lw=0, marker="|", ms=11, mew=1.5, label="peak of a rank"))
-    style.key(figure, handles, columns=len(handles))
+    style.key(figure, handles, columns=-(-len(handles) // 2))
 
 
 def _caption(group: Group, found: Sequence[Any]) -> list[str]:
@@ -94,9 +92,10 @@ def _caption(group: Group, found: Sequence[Any]) -> list[str]:
     ]
     sentences = [
         style.source([group]),
-        "Categories: bytes of the tensors that exist, each storage counted once; activations: what autograd keeps for one "
-        "micro-batch. The peak is measured from outside (CPU: proportional set size above the level before the model was "
-        "built; GPU: the allocator's), so everything else is the engine's buffers, libraries, and the allocator's own.",
+        "Read at the moment of the peak, above the level before the model was built. Parameters to data: tensors that exist, each "
+        "storage once (data: samples made ahead). Workspace: all else that is allocated; allocator: freed, not returned to the "
+        "system; mapped: libraries' code, shared memory; runtime: Python's objects, stacks. The peak itself is the kernel's "
+        "(CPU: proportional set size) or the allocator's (GPU).",
         *(["Memory was not watched (--warmup 0?): " + textwrap.shorten(", ".join(missing), 150)] if missing else []),
         *(told for told in style.silent(group.rows) if told.startswith("Not drawn")),
     ]

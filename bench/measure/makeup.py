@@ -1,0 +1,152 @@
+"""What a process's resident memory is made of at its peak, by the kernel's mappings and the C allocator's own count.
+
+Engines' tensors explain a part only. The rest is blocks that somebody has allocated (results of operators, sample caches,
+the engine's own), blocks that were freed and not returned, code of libraries that was touched, and what Python's and the
+threads' own mappings hold. Each is read, none is a difference to the peak: what the readings leave is told.
+"""
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass
+
+import torch
+
+ARENA = 64 * 2**20  # glibc aligns the heaps of its arenas to this (HEAP_MAX_SIZE)
+GROWTH = 1.01  # a look is taken where the resident set is larger than at the last by this
+PERIOD_S = 0.001  # between two looks of the thread
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Makeup:
+    """Bytes. Resident (proportional set size) by kind of mapping, and what malloc says is in use of two of them."""
+
+    heap: int  # malloc's heaps: [heap] and its arenas
+    anonymous: int  # all other memory without a file: malloc's large blocks, Python's object arenas, stacks
+    mapped: int  # files (code and data of libraries) and shared memory
+    heap_used: int  # blocks of the heaps that were allocated and not freed
+    large_used: int  # blocks that malloc mapped one by one
+
+    def __sub__(self, other: "Makeup") -> "Makeup":
+        return Makeup(*(mine - theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks",
+                                                     "fsmblks", "uordblks", "fordblks", "keepcost")]  # fmt: skip
+
+
+def makeup() -> Makeup | None:
+    """This process now; None without Linux and glibc 2.33 or later."""
+    try:
+        mallinfo = ctypes.CDLL("libc.so.6").mallinfo2
+        mallinfo.restype = _Mallinfo
+        malloc = mallinfo()
+        sizes = _sizes()
+    except (OSError, AttributeError):
+        return None
+    return Makeup(**sizes, heap_used=malloc.uordblks, large_used=malloc.hblkhd)
+
+
+def _sizes() -> dict[str, int]:
+    sizes = {"heap": 0, "anonymous": 0, "mapped": 0}
+    kind, size, begin, end = "mapped", 0, 0, 0
+    with open("/proc/self/smaps", "rb") as file:
+        for line in file:
+            if line.startswith(b"Pss:"):
+                size += int(line.split()[1]) * 1024
+            elif line[:1] in b"0123456789abcdef":  # a mapping begins; field names begin with a capital
+                kind, previous = _kind(line), kind
+                (low, high), (was, until) = (int(part, 16) for part in line.split(None, 1)[0].split(b"-")), (begin, end)
+                if previous == "anonymous" and was % ARENA == 0 and _fills(was, until, low, high, line):
+                    previous = "heap"
+                sizes[previous] += size
+                size, begin, end = 0, low, high
+    sizes[kind] += size
+    return sizes
+
+
+def _fills(begin: int, end: int, low: int, high: int, following: bytes) -> bool:
+    """Whether a mapping, with what is reserved behind it, is one heap of an arena: large blocks too may begin where one would."""
+    return end - begin == ARENA or (low == end and high == begin + ARENA and b" ---p " in following)
+
+
+def _kind(line: bytes) -> str:
+    words = line.split(None, 5)
+    path = words[5].strip() if len(words) > 5 else b""
+    if path.startswith((b"/", b"anon_inode:", b"[v")):
+        return "mapped"
+    return "heap" if path == b"[heap]" else "anonymous"
+
+
+class AtPeak:
+    """`look()` often; `parts()` says what had come since `base` at the look that saw the largest resident set.
+
+    Looks come from where autograd keeps a tensor or takes it back, on the thread that computes, where nothing moves
+    meanwhile; `with` adds a thread that looks while operators and collectives work, whose own buffers live only there.
+    `named` gives the bytes of tensors that have a category of their own, at that moment.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.base = makeup() if device.type == "cpu" else None
+        self._busy = threading.Lock()
+        self.begin(dict)
+
+    def begin(self, named: Callable[[], Mapping[str, int]]) -> None:
+        """Forget what was seen."""
+        self.named = named
+        self._most: tuple[Makeup, Mapping[str, int]] | None = None
+        self._largest = 0.0
+
+    def look(self) -> None:
+        """Read the resident set (microseconds), and all else where it has grown (milliseconds)."""
+        if self.base is None or not self._busy.acquire(blocking=False):
+            return
+        try:
+            with open("/proc/self/statm", "rb") as file:
+                resident = int(file.read().split()[1]) * PAGE
+            if resident > self._largest * GROWTH and (now := makeup()):
+                self._most = (now, self.named())
+                self._largest = resident
+        except RuntimeError:
+            pass  # what is looked at changed meanwhile: the next look sees it
+        finally:
+            self._busy.release()
+
+    def __enter__(self) -> "AtPeak":
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
+        if self.base is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self.base is not None:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(PERIOD_S):
+            self.look()
+
+    def parts(self) -> dict[str, int] | None:
+        """Bytes above the base by category; None where it can't be read. Beside those named:
+
+        workspace: in use by malloc's count, and not named. allocator: in its heaps, freed, still resident. mapped: files and
+        shared memory. runtime: other mappings (Python's objects, stacks).
+        """
+        if self.base is None or self._most is None:
+            return None
+        since, named = self._most[0] - self.base, self._most[1]
+        used = since.heap_used + since.large_used
+        free, runtime = since.heap - since.heap_used, since.anonymous - since.large_used
+        untouched = min(0, free) + min(0, runtime)  # allocated, and never written: not resident
+        return {
+            **named,
+            "workspace": max(0, used + untouched - sum(named.values())),
+            "allocator": max(0, free),
+            "mapped": max(0, since.mapped),
+            "runtime": max(0, runtime),
+        }

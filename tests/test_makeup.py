@@ -1,0 +1,82 @@
+"""The peak by kinds: blocks whose size is known must turn up where they belong, and the kinds must add up to the peak."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.measure import makeup
+
+MB = 2**20
+LOOKS = """
+import json, mmap, torch
+from bench.measure.makeup import AtPeak
+from bench.measure.memory import PeakMemory, give_back_freed, Activations
+
+MB, CPU = 2**20, torch.device("cpu")
+give_back_freed()
+peak, moment = PeakMemory(CPU), AtPeak(CPU)
+named = torch.ones(40 * MB // 4)
+moment.begin(lambda: {"parameters": named.nbytes})
+work = torch.ones(30 * MB // 4)
+pieces = [torch.ones(4096) for _ in range(2000)]  # 31 MB from the heap
+last = torch.ones(4096)
+del pieces[::2]  # holes: freed, still resident
+python = [object() for _ in range(16 * MB // 16)]
+room = mmap.mmap(-1, 10 * MB)
+for _ in range(10):
+    room.write(b"x" * MB)
+moment.look()
+print(json.dumps([peak.take(), moment.parts()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def looked():
+    """In a young process: see test_measure.py."""
+    asked = [sys.executable, "-c", LOOKS]
+    ended = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=Path(makeup.__file__).parents[2])
+    return json.loads(ended.stdout)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("parameters", 40), ("workspace", 30 + 15.6 + 8), ("allocator", 15.6), ("runtime", 16), ("mapped", 10)],
+)
+def test_a_block_turns_up_where_it_belongs(looked, kind, size):
+    """Workspace: the block, the pieces left, the list's 8 MB; runtime: objects of 16 bytes; mapped: shared memory."""
+    assert looked[1][kind] / MB == pytest.approx(size, abs=4)
+
+
+def test_the_kinds_add_up_to_the_kernels_peak(looked):
+    peak, parts = looked
+    assert sum(parts.values()) == pytest.approx(peak, rel=0.05)
+
+
+def test_what_was_not_looked_at_is_not_made_up():
+    assert makeup.AtPeak(torch.device("cpu")).parts() is None
+    gpu = makeup.AtPeak(torch.device("cuda"))
+    gpu.look()
+    assert gpu.parts() is None
+
+
+def test_without_glibc_there_is_no_makeup(monkeypatch):
+    def refuse(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(makeup.ctypes, "CDLL", refuse)
+    assert makeup.makeup() is None
+
+
+def test_a_large_block_where_an_arena_could_begin_is_none():
+    """The kernel aligns large mappings, so one may begin there; an arena has the rest of its 64 MiB reserved behind it."""
+    at, size = 5 * makeup.ARENA, 3 * MB
+    reserved = b"%x-%x ---p 00000000 00:00 0" % (at + size, at + makeup.ARENA)
+    assert makeup._fills(at, at + size, at + size, at + makeup.ARENA, reserved)
+    assert not makeup._fills(at, at + size, at + size, at + makeup.ARENA, reserved.replace(b"---p", b"rw-p"))
+    assert not makeup._fills(at, at + size, at + size, at + 80 * MB, reserved)
+    assert not makeup._fills(at, at + 300 * MB, at + 400 * MB, at + 500 * MB, reserved)
+    assert makeup._fills(at, at + makeup.ARENA, at + 400 * MB, at + 500 * MB, reserved)
