@@ -19,6 +19,7 @@ from bench.loop import Step, train
 from bench.measure.clock import Clock
 from bench.measure.energy import Energy, gpu_names
 from bench.measure.memory import Activations, PeakMemory, bytes_held, device_memory, give_back_freed
+from bench.perturbed import perturbed
 from bench.progress import Progress
 from bench.schedule import lr_at
 from bench.trained import evaluate_trained
@@ -105,6 +106,7 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
         if backend.world.rank == 0:
             save_delta(state, config.output.export, config=workload.model_config)
         result["export"] = str(config.output.export)
+    result |= perturbed(backend, workload, config, watch)
     result["proof"] = prove(backend, workload, config, watch)
     backend.release()
     result["evaluation"] = evaluate_trained(backend, workload, state, watch)
