@@ -99,7 +99,7 @@ class Measure:
     """Steps before the clock; memory is watched here, and the state is restored afterwards."""
     proof_steps: int = 2
     """SGD steps after the clock, clipping off and on, that are compared with `single` step by step (0: unproven)."""
-    phase_steps: int = 3
+    phase_steps: int = 2
     """Steps after the clock, as many with the exchange as without, for the phases of a step (0: none)."""
     exposed_steps: int = 0
     """The same under the clock of whole steps: communication that shows in the step's length; 8 or more (0: not measured)."""

@@ -27,7 +27,7 @@ from bench.perturbed import perturbed
 from tests.parity.cases import Quiet
 
 WAIT = 0.4  # seconds that the last rank comes late
-WIRE = 0.15  # seconds that a planted slow wire takes in each step
+WIRE = 0.3  # seconds that a planted slow wire takes in each step
 STEPS, ACCUMULATION = 4, 2
 STAGES = {"deepspeed": {"zero-0": 0, "zero-1": 1, "zero-2": 2}, "deepspeed-3": {"zero-3": 3}}
 
