@@ -3,7 +3,7 @@
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -121,6 +121,14 @@ class Backend(ABC):
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+
+    @abstractmethod
+    def without_exchange(self) -> AbstractContextManager[None]:
+        """Steps inside do all that this rank does, and nothing travels: their values are of no use, only their time.
+
+        What others would have sent is replaced by this rank's own, so buckets, copies, hooks and updates stay. Only
+        `forward`, `backward` and `step` may be called inside; afterwards everything goes over the wire again.
+        """
 
     @abstractmethod
     def gather(self, value: Any) -> list[Any]:

@@ -1,6 +1,7 @@
 """PyTorch DistributedDataParallel: all-reduces gradient buckets while backward still runs (Li et al. 2020, arXiv 2006.15704)."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from backends.group import TorchGroup, broadcast_from_first
+from backends.local import alone, cut
 from backends.replica import Replica
 
 
@@ -59,6 +61,9 @@ class DDP(TorchGroup, Replica):
     def forward(self, batch: Mapping[str, Tensor], *, sync: bool) -> Any:
         self.wrapped.require_backward_grad_sync = sync  # DDP decides at forward; later it would train another model
         return self.wrapped(batch)
+
+    def without_exchange(self) -> AbstractContextManager[None]:
+        return cut(alone, self.local, (self.device.type,))  # its reducer reads each all-reduce's result
 
     def release(self) -> None:
         self.wrapped = None  # type: ignore[assignment]

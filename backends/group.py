@@ -1,6 +1,7 @@
 """Joining through torch.distributed: what every engine that stands on a torch process group shares."""
 
 import gc
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from backends.base import Backend, EngineConfig
+from backends.local import copies, cut
 from backends.world import World
 
 
@@ -21,7 +23,11 @@ class TorchGroup(Backend):
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
             kind = "cpu:gloo,cuda:nccl"
+        self.local: dict[str, Any] = {}  # collectives without a wire, once they were needed
         dist.init_process_group(kind, timeout=timedelta(seconds=config.timeout_s))
+
+    def without_exchange(self) -> AbstractContextManager[None]:
+        return cut(copies, self.local)
 
     def gather(self, value: Any) -> list[Any]:
         everyone: list[Any] = [None] * self.world.size
@@ -30,6 +36,7 @@ class TorchGroup(Backend):
 
     def close(self) -> None:
         self.release()
+        self.local.clear()
         gc.collect()  # what still refers to the group would end its threads while the interpreter is already leaving
         if dist.is_initialized():
             dist.destroy_process_group()  # a group that is left standing aborts some processes at exit

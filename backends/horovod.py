@@ -1,6 +1,8 @@
 """Horovod (Sergeev & Del Balso 2018, arXiv 1802.05799): hooks hand gradients to a background thread that fuses and reduces them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -54,6 +56,7 @@ class Horovod(Replica):
                 f"Horovod is rank {hvd.rank()} of {hvd.size()}, the launcher said {world.rank} of {world.size}"
             )
         self.hvd = hvd
+        self.exchanging = True
 
     def _start_equal(self) -> None:
         self.hvd.broadcast_parameters(
@@ -101,7 +104,23 @@ class Horovod(Replica):
             "controller": "mpi" if self.hvd.mpi_enabled() else "gloo",  # whichever the launcher was told
         }
 
+    @contextmanager
+    def without_exchange(self) -> Iterator[None]:
+        optimizer: Any = self.optimizer
+        optimizer._allreduce_grad_async = lambda p: (None, None)  # hooks run and hand over nothing
+        self.exchanging = False
+        try:
+            yield
+        finally:
+            del optimizer._allreduce_grad_async  # the class's own is back
+            self.exchanging = True
+
     def _finish_exchange(self) -> None:
+        if not self.exchanging:  # what `synchronize` would do besides waiting
+            optimizer: Any = self.optimizer
+            optimizer._handles.clear()
+            optimizer.set_backward_passes_per_step(self.config.accumulation)
+            return
         self.optimizer.synchronize()  # type: ignore[union-attr] # before clipping: until here gradients are this rank's own
 
     def _update(self) -> None:

@@ -1,5 +1,6 @@
 """One plain process: the yardstick that every engine's loss and speed is held against."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 from backends.replica import Replica
@@ -9,6 +10,9 @@ class Single(Replica):
     """No engine at all."""
 
     name: ClassVar[str] = "single"
+
+    def without_exchange(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def gather(self, value: Any) -> list[Any]:
         return [value]

@@ -99,6 +99,10 @@ class Measure:
     """Steps before the clock; memory is watched here, and the state is restored afterwards."""
     proof_steps: int = 2
     """SGD steps after the clock, clipping off and on, that are compared with `single` step by step (0: unproven)."""
+    phase_steps: int = 2
+    """Steps after the clock, as many with the exchange as without, for the phases of a step (0: none)."""
+    exposed_steps: int = 0
+    """The same under the clock of whole steps: communication that shows in the step's length; 8 or more (0: not measured)."""
     evaluate: int = 0
     """Test images to evaluate after training, shared by the ranks: AUROC, PRO, accuracy (0: none)."""
     limit_s: float = 120.0
@@ -145,6 +149,8 @@ class RunConfig:
             "evaluate": self.measure.evaluate,
             "warmup": self.measure.warmup,
             "proof_steps": self.measure.proof_steps,
+            "phase_steps": self.measure.phase_steps,
+            "exposed_steps": self.measure.exposed_steps,
             "clip_norm": self.training.clip_norm,
             "weight_decay": self.training.weight_decay,
         }

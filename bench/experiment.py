@@ -16,11 +16,13 @@ from torch import Tensor
 from backends.base import Backend
 from bench.config import RunConfig
 from bench.loop import Step, train
+from bench.measure.allocator import Allocator
 from bench.measure.clock import Clock
 from bench.measure.energy import Energy, gpu_names
 from bench.measure.makeup import AtPeak
 from bench.measure.memory import Activations, PeakMemory, bytes_held, device_memory, give_back_freed
 from bench.memory_model import Shapes, derived, paper
+from bench.perturbed import perturbed
 from bench.progress import Progress
 from bench.schedule import lr_at
 from bench.trained import evaluate_trained
@@ -67,7 +69,7 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     sent = backend.sent_bytes()
     backend.gather(None)
     gpus = gpu_names(backend.world.local_size) if backend.device.type == "cuda" else []
-    with quiet_collector(), Energy(gpus) as energy:
+    with quiet_collector(), Allocator(backend.device) as allocator, Energy(gpus) as energy:
         steps = train(
             backend,
             workload.batches,
@@ -79,6 +81,7 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
             after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
         )
     refuse_skipped(steps)
+    memory |= allocator.fields
 
     watch.at(backend.steps, "gather")
     rank = {"step_s": clock.step_s, "data_s": clock.data_s, "memory": memory}
@@ -110,6 +113,7 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
         if backend.world.rank == 0:
             save_delta(state, config.output.export, config=workload.model_config)
         result["export"] = str(config.output.export)
+    result |= perturbed(backend, workload, config, watch)
     result["proof"] = prove(backend, workload, config, watch)
     backend.release()
     result["evaluation"] = evaluate_trained(backend, workload, state, watch)

@@ -94,6 +94,29 @@ def ratio_interval(
     return _interval(float(found), np.median(ratios, axis=1))
 
 
+def difference_interval(
+    first: Sequence[Samples], second: Sequence[Samples], *, seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate:
+    """Median of `first` less that of `second`, over all samples of all runs, in their unit; two kinds of sample of the same runs.
+
+    Runs are drawn with replacement, each with both its kinds, since what was wrong with a run was wrong with both; then
+    samples of each kind within it. Raises ValueError where there are no samples, or not as many in each run of a kind.
+    """
+    ours, theirs = stack(first), stack(second)
+    if len(ours) != len(theirs):
+        raise ValueError(f"{len(ours)} runs of one kind and {len(theirs)} of the other are not the same runs")
+    rng, runs = np.random.default_rng(seed), len(ours)
+    count = min(_count(each, resamples) for each in (ours, theirs))
+    run = rng.integers(runs, size=(count, runs, 1))
+
+    def medians(samples: Samples) -> Samples:
+        place = rng.integers(samples.shape[1], size=(count, runs, samples.shape[1]))
+        drawn: Samples = np.median(samples[run, place].reshape(count, -1), axis=1)
+        return drawn
+
+    return _interval(float(np.median(ours) - np.median(theirs)), medians(ours) - medians(theirs))
+
+
 def outliers(samples: Samples) -> int:
     """Steps outside Tukey's fences (1977, section 2D) of their own run: 1.5 interquartile ranges beyond the quartiles.
 

@@ -91,6 +91,16 @@ def parameters() -> dict[str, Any]:
     }
 
 
+def perturbed(ranks: int, exposed_s: float = 0.05) -> dict[str, Any]:
+    """Fields of steps with and without exchange: 0.4 s a step without, all of the exchange in backward."""
+    own = {"data": 0.01, "forward": 0.15, "backward": 0.2, "update": 0.04}
+    kinds = {"with_exchange": exposed_s, "without_exchange": 0.0}
+    phases = {k: {n: [v + more * (n == "backward")] * 2 for n, v in own.items()} for k, more in kinds.items()}
+    steps = {k: {"step": [0.4 + more + wobble for wobble in (-0.004, 0.0, 0.004)]} for k, more in kinds.items()}
+    common = {"perturbed": True, "unit": "s", "block": 2, "order": ["without_exchange", "with_exchange"]}
+    return {"phases": {**common, "ranks": [phases] * ranks}, "exposed": {**common, "ranks": [steps] * ranks}}
+
+
 def changed(made: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     """A copy with one value replaced; `path` is dotted, numbers index lists. A callable is given the old value."""
     new = copy.deepcopy(made)

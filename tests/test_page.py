@@ -269,6 +269,22 @@ def test_states_stand_beside_what_is_derived_and_the_papers_figure() -> None:
 # --- the sentence
 
 
+def test_phases_are_stacked_and_exposed_communication_has_its_share() -> None:
+    single, ring = record("single"), record("ring", 2) | made.perturbed(2)
+    text = told(single, ring)
+    assert "ring x2, communication: 50.00 ms" in rendered(single, ring)
+    assert "50.0 ms, 11 % (" in text
+    assert "no run took steps for it" in told(single)
+
+
+def test_a_gpu_that_was_short_of_memory_is_marked() -> None:
+    ring = record("ring", 2)
+    ring["ranks"][1]["memory"]["allocator"] = {"retries": 1, "thrashing": True}
+    assert "short of GPU memory" in told(record("single"), ring)
+    ring["ranks"][1]["memory"]["allocator"]["thrashing"] = False
+    assert "short of GPU memory" not in told(record("single"), ring)
+
+
 def test_the_sentence_names_the_highest_verified_row() -> None:
     (group,) = groups([SINGLE, DDP, RING])
     best = next(row for row in group.rows if row.label == "ddp")

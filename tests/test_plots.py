@@ -28,6 +28,7 @@ def run(label: str, ranks: int, *, batch: int = 32, speed: float = 1.0, repeat: 
     for rank in record["ranks"]:
         rank["memory"] |= dict.fromkeys(("parameters", "gradients", "optimizer", "buffers"), 30_000_000)
         rank["memory"]["activations"] = 90_000_000
+    record |= made.perturbed(ranks)
     macro = dict.fromkeys((metric for _, _, metric, _ in detection.PANELS), 0.9)
     record["evaluation"] = {
         "seconds": 1.0,
@@ -98,6 +99,20 @@ def test_no_text_lies_on_another_or_leaves_the_page(name: str, case: str) -> Non
     assert outside == []
     crossed = [(a, b) for (a, one), (b, two) in itertools.combinations(boxes, 2) if one.overlaps(two)]
     assert crossed == []
+
+
+def test_phases_stand_beside_the_exposed_communication() -> None:
+    records = [run("single", 1) | made.perturbed(1, 0.0), run("ddp", 2) | {"exposed": None}, run("ring", 2)]
+    (figure,) = drawn("phases", records)
+    said = words(figure)
+    assert "50.0 11 % (" in said  # of 450 ms
+    assert "not measured" in said
+    widths: dict[float, list[float]] = {}
+    for bar in figure.axes[0].patches:
+        widths.setdefault(round(bar.get_y(), 3), []).append(round(bar.get_width(), 3))
+    assert list(widths.values()) == [[10, 150, 200, 40, more] for more in (0, 50, 50)]
+    with pytest.raises(NothingToDraw, match="--phase-steps"):
+        drawn("phases", [record | {"phases": None} for record in records])
 
 
 @pytest.mark.parametrize("name", catalog.FIGURES)

@@ -1,7 +1,8 @@
 """RingZero's own engine: gradients become ready in hooks, full buckets go around the ring on one thread, step waits for them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
@@ -56,6 +57,7 @@ class Ring(Replica):
         self.transport = transport or join(world, config)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="ring")
         self.hooks: list[Any] = []
+        self.exchanging = True
 
     def _start_equal(self) -> None:
         with torch.no_grad():
@@ -120,8 +122,18 @@ class Ring(Replica):
         if self.sync and bucket.mark_ready():
             self._launch(everything=False)
 
+    @contextmanager
+    def without_exchange(self) -> Iterator[None]:
+        self.exchanging = False
+        try:
+            yield
+        finally:
+            self.exchanging = True
+
     def _launch(self, *, everything: bool) -> None:
         """Hand over full buckets in plan order, stopping at the first that is not full (or at none)."""
+        if not self.exchanging:
+            return
         if self.world.size == 1:  # nothing to exchange, and the thread's OpenMP team would spin beside backward's
             return
         for bucket in self.buckets:

@@ -32,6 +32,15 @@ MEMORY = {
     "other": ("#b9bfc7", "#4d5662"),
 }
 
+# The same scheme; communication in the colour that stands out from all others.
+PHASES = {
+    "data": ("#b9bfc7", "#4d5662"),
+    "forward": ("#88CCEE", "#88CCEE"),
+    "backward": ("#332288", "#8f7ee6"),
+    "optimizer": ("#44AA99", "#44AA99"),
+    "communication": ("#CC6677", "#CC6677"),
+}
+
 
 def family(label: str) -> str:
     """The colour's name: zero-2-offload -> zero; `other` for an engine that has none."""
@@ -84,13 +93,19 @@ def variables(dark: bool) -> str:
     engines = {**COLOURS, "other": UNKNOWN}
     if dark:  # a plain process is ink: grey on near-black would not be seen
         engines["single"] = "#a9b4be"
-    memory = {name: pair[dark] for name, pair in MEMORY.items()}
+    parts = {
+        f"{kind}-{name}": pair[dark] for kind, named in (("m", MEMORY), ("p", PHASES)) for name, pair in named.items()
+    }
     return "".join(f"--e-{name}:{value};" for name, value in engines.items()) + "".join(
-        f"--m-{name}:{value};" for name, value in memory.items()
+        f"--{name}:{value};" for name, value in parts.items()
     )
 
 
 def classes() -> str:
-    """CSS rules that give `.e-<engine>` and `.m-<category>` their colour as --c."""
-    names = [*(f"e-{name}" for name in (*COLOURS, "other")), *(f"m-{name}" for name in MEMORY)]
+    """CSS rules that give `.e-<engine>` and `.m-<category>`, `.p-<phase>` their colour as --c."""
+    names = [
+        *(f"e-{name}" for name in (*COLOURS, "other")),
+        *(f"m-{name}" for name in MEMORY),
+        *(f"p-{name}" for name in PHASES),
+    ]
     return "".join(f".{name}{{--c:var(--{name})}}" for name in names)

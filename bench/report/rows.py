@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import stats
+from bench import exposed, stats
 from bench.report.look import MEMORY
 from bench.stats import Estimate
 from bench.verify import Verdict, against, references
@@ -43,6 +43,10 @@ class Row:
     memory_bytes: int | None  # largest rank's peak above its level before the model was built, largest of the runs
     final_loss: float | None  # total loss of the last step, median of the runs
     oversubscribed: bool
+    exposed: Estimate | None = None  # communication that shows in a step's length, in seconds
+    exposed_share: Estimate | None = None  # of the step
+    phases: Mapping[str, float] | None = None  # seconds a step, perturbed
+    thrashing: bool = False  # a GPU allocator was short of memory in the window
     evaluations: tuple[Mapping[str, Any], ...] = ()  # of the finished runs that evaluated what they trained
 
 
@@ -100,6 +104,11 @@ def memory_parts(memory: Mapping[str, Any]) -> dict[str, int]:
     return {name: found[name] for name in MEMORY if found.get(name) is not None}
 
 
+def thrashing(record: Record) -> bool:
+    """Whether a rank's allocator had to retry in the window, or had nearly the whole GPU reserved: its speed is memory's."""
+    return any(((rank.get("memory") or {}).get("allocator") or {}).get("thrashing") for rank in record["ranks"])
+
+
 def _group(records: list[Record]) -> Group:
     first = records[0]
     cells: dict[tuple[int, int, str], list[Record]] = {}
@@ -146,6 +155,10 @@ def _row(label: str, records: Sequence[Record], judge: Callable[[Record], Verdic
         memory_bytes=max(m for m in memory if m is not None) if memory and None not in memory else None,
         final_loss=statistics.median(final) if final else None,
         oversubscribed=any(record["world"].get("oversubscribed") for record in records),
+        exposed=exposed.exposed(done) if spoken else None,
+        exposed_share=exposed.share(done) if spoken else None,
+        phases=exposed.phases(done) if spoken else None,
+        thrashing=any(thrashing(record) for record in done),
         evaluations=tuple(found for record in done if (found := record.get("evaluation"))),
     )
 

@@ -81,6 +81,8 @@ def note(row: Row) -> str | None:
     parts = []
     if row.verdict is not None and row.verdict.status in ("void", "unproven"):
         parts.append(row.verdict.why)
+    if row.thrashing:
+        parts.append("short of GPU memory in the window: this speed is the allocator's")
     if row.failures:
         share = f"{len(row.failures)} of {len(row.failures) + len(row.files)} runs failed: " if row.files else ""
         parts.append(share + row.failures[0])

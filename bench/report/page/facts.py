@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.machine import Machine, warnings
 from bench.report.page.figure import Entry, Record
+from bench.report.rows import thrashing
 
 MOVING = ("load", "available")  # of the machine: another value at each run
 SHOWN = 3  # values of a setting that differs between runs; of more, their number
@@ -50,6 +51,8 @@ def _of_run(record: Record) -> Iterator[str]:
         yield "the code had changes that no commit holds"
     if record["world"].get("oversubscribed"):
         yield "more ranks than cores or GPUs: no measure of scaling"
+    if thrashing(record):
+        yield "the GPU's allocator was short of memory while it was measured: retries, or over 90 % of the GPU reserved"
     if record.get("skipped_steps"):
         yield "optimizer steps were skipped"
     yield from (str(each) for each in record.get("warnings") or ())
@@ -117,7 +120,7 @@ def _gaps(record: Record) -> Iterator[tuple[str, str]]:
     if not record.get("phases") and not record.get("phases_reason"):
         yield (
             "phases of a step",
-            "clocks inside a step need synchronisation, so they come from a run of their own; none is here",
+            "clocks inside a step need synchronisation, so they come from steps of their own; this run took none",
         )
 
 

@@ -6,7 +6,7 @@ from functools import cache
 
 from bench.pairwise import Pair
 from bench.report import look, quality, table, verdicts
-from bench.report.page import bars, curves, facts, parts
+from bench.report.page import bars, curves, facts, parts, phases
 from bench.report.page.figure import Entry, Figure, Record
 from bench.report.page.raw import Detail, Shelf
 from bench.report.page.sentence import Summary, summary
@@ -14,7 +14,7 @@ from bench.report.page.states import states
 from bench.report.rows import Group, Row
 from bench.report.verdicts import Verdicts
 
-FIGURES = (bars.throughput, bars.memory, bars.steps, curves.over_ranks, curves.against_single, curves.against_itself,
+FIGURES = (bars.throughput, bars.memory, bars.steps, phases.phases, curves.over_ranks, curves.against_single, curves.against_itself,
            curves.loss_over_steps, curves.loss_over_time, bars.wire, parts.parameters)  # fmt: skip
 
 

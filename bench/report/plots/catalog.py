@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from bench.report import figures
-from bench.report.plots import detection, efficiency, loss, memory, steps, throughput, wire
+from bench.report.plots import detection, efficiency, loss, memory, phases, steps, throughput, wire
 from bench.report.plots.series import NothingToDraw, Record, families, only, title_of
 from bench.report.rows import Group
 
@@ -28,6 +28,7 @@ FIGURES: dict[str, Draw] = {
     "efficiency": efficiency.draw,
     "memory": memory.draw,
     "steps": steps.draw,
+    "phases": phases.draw,
     "loss": loss.draw,
     "wire": wire.draw,
     "detection": detection.draw,
