@@ -19,6 +19,7 @@ from bench.loop import Step, train
 from bench.measure.clock import Clock
 from bench.measure.energy import Energy, gpu_names
 from bench.measure.memory import Activations, PeakMemory, bytes_held, device_memory, give_back_freed
+from bench.measure.traffic import Traffic, told
 from bench.progress import Progress
 from bench.schedule import lr_at
 from bench.trained import evaluate_trained
@@ -59,10 +60,10 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
         show=backend.world.rank == 0,
     )
     tell = backend.device.type == "cpu"
-    sent = backend.sent_bytes()
+    sent, traffic = backend.sent_bytes(), Traffic()
     backend.gather(None)
     gpus = gpu_names(backend.world.local_size) if backend.device.type == "cuda" else []
-    with quiet_collector(), Energy(gpus) as energy:
+    with quiet_collector(), traffic, Energy(gpus) as energy:
         steps = train(
             backend,
             workload.batches,
@@ -74,6 +75,8 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
             after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
         )
     refuse_skipped(steps)
+    sent_now = backend.sent_bytes()
+    own = None if sent is None or sent_now is None else sent_now - sent
 
     watch.at(backend.steps, "gather")
     rank = {"step_s": clock.step_s, "data_s": clock.data_s, "memory": memory}
@@ -81,8 +84,6 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     losses = mean_losses(backend, steps)
     state = backend.full_state()
     parameters = summary(state)
-    sent_now = backend.sent_bytes()
-    per_step = None if sent is None or sent_now is None else (sent_now - sent) / workload.steps
     result: dict[str, Any] = {
         "asked": backend.asked(),
         "applied": backend.applied(),
@@ -91,13 +92,11 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
         "grad_norms": [step.info.grad_norm for step in steps],
         "skipped_steps": 0,
         "parameters": parameters,
-        "traffic": {"sent_bytes": backend.gather(per_step)},
+        "traffic": told(backend.gather(traffic.counts()), backend.gather(own), len(steps), backend.past_sockets()),
         "energy": {"joules": energy.joules, "joules_reason": energy.reason},
         "checkpoint": None,
         "export": None,
     }
-    if per_step is None:
-        result["traffic"] = {"sent_bytes": None, "sent_bytes_reason": f"{backend.name} does not tell what it sends"}
     if config.output.save is not None:
         backend.save(config.output.save)
         result["checkpoint"] = str(config.output.save)

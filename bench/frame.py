@@ -16,6 +16,7 @@ from bench.report.load import Loaded
 from bench.report.load import load as read
 from bench.report.rows import cause, device, machine, memory_bytes
 from bench.verify import references, verify
+from bench.wire import expected
 
 CATEGORIES = ("parameters", "gradients", "optimizer", "buffers", "activations")  # of a rank's memory, in bytes
 MODES = ("text", "bank")  # ways in which a trained model is evaluated
@@ -140,6 +141,7 @@ def _rest(record: Record) -> dict[str, Any]:
     finished = record["status"] == "done" and record["losses"]
     return {
         "sent_bytes": max(sent) if sent else None,
+        "expected_sent_bytes": expected(record).total,
         "gradient_bytes": ((record.get("workload") or {}).get("cost") or {}).get("gradient_bytes"),
         "final_loss": record["losses"][-1].get("total") if finished else None,
         "skipped_steps": record.get("skipped_steps"),

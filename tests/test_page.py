@@ -212,7 +212,7 @@ def test_what_was_not_measured_has_its_reason() -> None:
         "the run was not asked to evaluate; type: --evaluate N",
         "every row",
     ] in lines
-    assert "no engine here told what it sent" in shown.text
+    assert "no row here counted what it sent" in shown.text
     sent = DDP | {"traffic": {"sent_bytes": [3 * 2**20, 2**20]}}
     drawing = read(SINGLE, sent).of("svg", **{"aria-labelledby": "g1-f9-title"})[0]
     assert "3.00" in drawing["text"]
