@@ -120,7 +120,7 @@ class Plot:
     """Draw figures of a comparison: the overview (throughput and memory), or one subject, or all."""
 
     figure: tyro.conf.Positional[
-        Literal["overview", "throughput", "efficiency", "memory", "steps", "loss", "wire", "detection", "all"]
+        Literal["overview", "throughput", "efficiency", "memory", "steps", "loss", "wire", "detection", "auroc", "all"]
     ] = "overview"
     """What to draw."""
     comparison: tyro.conf.Positional[str] = "latest"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from backends.base import Backend
 from bench.config import RunConfig
+from bench.curve import Curve
 from bench.loop import Step, train
 from bench.measure.clock import Clock
 from bench.measure.energy import Energy, gpu_names
@@ -63,17 +64,20 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     sent, traffic = backend.sent_bytes(), Traffic()
     backend.gather(None)
     gpus = gpu_names(backend.world.local_size) if backend.device.type == "cuda" else []
-    with quiet_collector(), traffic, Energy(gpus) as energy:
-        steps = train(
-            backend,
-            workload.batches,
-            steps=workload.steps,
-            accumulation=training.accumulation,
-            clock=clock,
-            watch=watch,
-            lr=partial(lr_at, total=backend.steps + workload.steps, peak=training.lr, kind=training.schedule),
-            after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
-        )
+    energy, curve, steps = Energy(gpus), Curve(backend, workload, watch), list[Step]()
+    lr = partial(lr_at, total=backend.steps + workload.steps, peak=training.lr, kind=training.schedule)
+    for count in curve.windows():
+        with quiet_collector(), traffic, energy:
+            steps += train(
+                backend,
+                workload.batches,
+                steps=count,
+                accumulation=training.accumulation,
+                clock=clock,
+                watch=watch,
+                lr=lr,
+                after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
+            )
     refuse_skipped(steps)
     sent_now = backend.sent_bytes()
     own = None if sent is None or sent_now is None else sent_now - sent
@@ -108,6 +112,7 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     backend.release()
     result["evaluation"] = evaluate_trained(backend, workload, state, watch)
     result["ranks"] = backend.gather(rank)
+    result["curve"] = curve.record(result["ranks"])
     return result
 
 

@@ -143,6 +143,7 @@ def _rest(record: Record) -> dict[str, Any]:
         "sent_bytes": max(sent) if sent else None,
         "expected_sent_bytes": expected(record).total,
         "gradient_bytes": ((record.get("workload") or {}).get("cost") or {}).get("gradient_bytes"),
+        "time_to_target_s": (record.get("curve") or {}).get("time_to_target_s"),
         "final_loss": record["losses"][-1].get("total") if finished else None,
         "skipped_steps": record.get("skipped_steps"),
         "joules": (record.get("energy") or {}).get("joules"),

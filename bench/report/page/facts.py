@@ -102,7 +102,7 @@ def unmeasured(entries: Sequence[Entry]) -> list[tuple[str, str, str]]:
 
 
 def _gaps(record: Record) -> Iterator[tuple[str, str]]:
-    for section in ("traffic", "energy", "memory", "phases", "exposed"):
+    for section in ("traffic", "energy", "memory", "phases", "exposed", "curve"):
         for name, reason in _reasons(record.get(section)):
             yield f"{section}: {name}", reason
     for name, reason in _reasons(record):

@@ -14,7 +14,8 @@ from bench.report.rows import Group, Row
 from bench.report.verdicts import Verdicts
 
 FIGURES = (bars.throughput, bars.memory, bars.steps, curves.over_ranks, curves.against_single, curves.against_itself,
-           curves.loss_over_steps, curves.loss_over_time, bars.wire, parts.parameters)  # fmt: skip
+           curves.loss_over_steps, curves.loss_over_time, curves.auroc_over_steps,
+           curves.auroc_over_time, bars.wire, parts.parameters)  # fmt: skip
 
 
 @dataclass(frozen=True)
