@@ -19,6 +19,7 @@ from bench.curve import Curve
 from bench.loop import Step, train
 from bench.measure.clock import Clock
 from bench.measure.energy import Energy, gpu_names
+from bench.measure.load import Load
 from bench.measure.memory import Activations, PeakMemory, bytes_held, device_memory, give_back_freed
 from bench.measure.traffic import Traffic, told
 from bench.progress import Progress
@@ -64,10 +65,10 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     sent, traffic = backend.sent_bytes(), Traffic()
     backend.gather(None)
     gpus = gpu_names(backend.world.local_size) if backend.device.type == "cuda" else []
-    energy, curve, steps = Energy(gpus), Curve(backend, workload, watch), list[Step]()
+    energy, load, curve, steps = Energy(gpus), Load(), Curve(backend, workload, watch), list[Step]()
     lr = partial(lr_at, total=backend.steps + workload.steps, peak=training.lr, kind=training.schedule)
     for count in curve.windows():
-        with quiet_collector(), traffic, energy:
+        with quiet_collector(), traffic, load, energy:
             steps += train(
                 backend,
                 workload.batches,
@@ -83,7 +84,7 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     own = None if sent is None or sent_now is None else sent_now - sent
 
     watch.at(backend.steps, "gather")
-    rank = {"step_s": clock.step_s, "data_s": clock.data_s, "memory": memory}
+    rank = {"step_s": clock.step_s, "data_s": clock.data_s, "load": load.seconds, "memory": memory}
     watch.measured |= rank
     losses = mean_losses(backend, steps)
     state = backend.full_state()

@@ -43,6 +43,7 @@ class Row:
     final_loss: float | None  # total loss of the last step, median of the runs
     oversubscribed: bool
     evaluations: tuple[Mapping[str, Any], ...] = ()  # of the finished runs that evaluated what they trained
+    warnings: tuple[str, ...] = ()  # of its runs, each once: what may have made a number wrong
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,7 @@ def _row(label: str, records: Sequence[Record], reference: Record | None, base: 
         memory_bytes=max(m for m in memory if m is not None) if memory and None not in memory else None,
         final_loss=statistics.median(final) if final else None,
         oversubscribed=any(record["world"].get("oversubscribed") for record in records),
+        warnings=tuple(dict.fromkeys(said for record in records for said in record.get("warnings") or ())),
         evaluations=tuple(found for record in done if (found := record.get("evaluation"))),
     )
 

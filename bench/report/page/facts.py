@@ -1,6 +1,7 @@
 """Beside the numbers: where they were measured, what may have disturbed them, what was not measured and why."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -9,6 +10,7 @@ from bench.machine import Machine, warnings
 from bench.report.page.figure import Entry, Record
 
 MOVING = ("load", "available")  # of the machine: another value at each run
+LEVEL = re.compile(r"\d+%")  # another at each run; the record has it
 SHOWN = 3  # values of a setting that differs between runs; of more, their number
 
 
@@ -52,7 +54,7 @@ def _of_run(record: Record) -> Iterator[str]:
         yield "more ranks than cores or GPUs: no measure of scaling"
     if record.get("skipped_steps"):
         yield "optimizer steps were skipped"
-    yield from (str(each) for each in record.get("warnings") or ())
+    yield from (LEVEL.sub("some", str(each)) for each in record.get("warnings") or ())
     noted = seen.get("machine") or {}
     if not record.get("warnings") and all(field.name in noted for field in fields(Machine)):
         here = Machine(**{field.name: noted[field.name] for field in fields(Machine)})
