@@ -12,6 +12,7 @@ import pandas
 from numpy.typing import NDArray
 
 from bench import stats
+from bench.derived import NOTHING, Stated, derive
 from bench.report.load import Loaded
 from bench.report.load import load as read
 from bench.report.rows import cause, device, machine, memory_bytes
@@ -47,7 +48,9 @@ def steps(folder: Path | str, names: Sequence[str] | None = None) -> pandas.Data
     return table
 
 
-def frame(records: Sequence[Record], unreadable: Iterable[tuple[Path, str]] = ()) -> pandas.DataFrame:
+def frame(
+    records: Sequence[Record], unreadable: Iterable[tuple[Path, str]] = (), *, stated: Stated = NOTHING
+) -> pandas.DataFrame:
     """A row a run. What a run did not measure is missing (NaN, None), never 0; `record` holds the whole record.
 
     samples_per_s and step_s are medians of the slowest rank's steps, *_low and *_high the ends of their bootstrap 95 %
@@ -56,7 +59,7 @@ def frame(records: Sequence[Record], unreadable: Iterable[tuple[Path, str]] = ()
     are the settings under the names of bench/config.py.
     """
     reference = references(records)
-    table = pandas.DataFrame([_row(record, reference.get(record["experiment"])) for record in records])
+    table = pandas.DataFrame([_row(record, reference.get(record["experiment"]), stated) for record in records])
     if not table.empty:
         for name in ("started", "finished"):
             table[name] = pandas.to_datetime(table[name], utc=True, format="ISO8601")
@@ -64,7 +67,7 @@ def frame(records: Sequence[Record], unreadable: Iterable[tuple[Path, str]] = ()
     return table
 
 
-def _row(record: Record, reference: Record | None) -> dict[str, Any]:
+def _row(record: Record, reference: Record | None, stated: Stated) -> dict[str, Any]:
     environment = record["environment"] or {}
     done = record["status"] == "done"
     verdict = verify(record, reference) if done else None
@@ -81,6 +84,7 @@ def _row(record: Record, reference: Record | None) -> dict[str, Any]:
         **_numbers(speed),
         **_numbers(_memory(record)),
         **_numbers(_rest(record)),
+        **_numbers({name: each.value for name, each in derive(record, speed["samples_per_s"], stated).items()}),
         **_numbers(_evaluation(record.get("evaluation") or {})),
         "device": device(record),
         "machine": machine(record),

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from bench.report import figures, look, page, table, verdicts
+from bench.derived import NOTHING
+from bench.report import costs, figures, look, page, table, verdicts
 from bench.report.page import PageError, assemble, svg
 from bench.report.page.raw import Shelf
 from bench.report.page.section import gather
@@ -160,6 +161,8 @@ def test_the_table_s_numbers_are_the_rows() -> None:
     assert len(lines) == len(group.rows)
     cells = [e["text"].strip() for e in shown.elements if e["tag"] in ("td", "th") and e.get("data-key") is not None]
     wanted = [text for row in group.rows for text in table.cells(row) if text != "-"]
+    meant = costs.lines(group, verdicts.by_file(ALL), NOTHING)
+    wanted += [text for line in meant for text in line if text != "-"]
     assert [cell.split(" ")[0] if cell.split(" ")[0] in table.STYLE else cell for cell in cells] == wanted
     keys = [float(e["data-key"]) for e in shown.of("td") if re.fullmatch(r"[\d.]+", e.get("data-key") or "")]
     assert [row.throughput.median for row in group.rows if row.throughput] == [k for k in keys if k in {
@@ -324,7 +327,7 @@ def test_many_steps_and_many_groups_are_drawn_smaller(monkeypatch: pytest.Monkey
     assert not [e for e in shown.of("path") if (e.get("class") or "").startswith("dots")]
     assert [e for e in read(SINGLE).of("path") if (e.get("class") or "").startswith("dots")]
     monkeypatch.setattr(assemble, "DRAWN", 1)
-    assert len(read(long, SINGLE).of("figure")) == 10
+    assert len(read(long, SINGLE).of("figure")) == 12
 
 
 def test_nothing_to_show_is_an_error_that_says_what_to_type(tmp_path: Path) -> None:
