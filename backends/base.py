@@ -154,6 +154,10 @@ class Backend(ABC):
         """Bytes that this rank has sent since it joined, counted where the engine sends; None where it does not tell."""
         return None
 
+    def past_sockets(self) -> str | None:
+        """Why the exchange passes this process's TCP sockets by; None where they carry all of it."""
+        return f"{self.name} does not say what carries its bytes"
+
     def release(self) -> None:
         """Let go of model and optimizer, and of what was hooked into them; the ranks stay joined."""
         self.model = nn.Module()

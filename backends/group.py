@@ -1,6 +1,7 @@
 """Joining through torch.distributed: what every engine that stands on a torch process group shares."""
 
 import gc
+import os
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
@@ -34,12 +35,23 @@ class TorchGroup(Backend):
         dist.all_gather_object(everyone, value)
         return everyone
 
+    def past_sockets(self) -> str | None:
+        return past_sockets(self.device)
+
     def close(self) -> None:
         self.release()
         self.local.clear()
         gc.collect()  # what still refers to the group would end its threads while the interpreter is already leaving
         if dist.is_initialized():
             dist.destroy_process_group()  # a group that is left standing aborts some processes at exit
+
+
+def past_sockets(device: torch.device) -> str | None:
+    """Why tensors of a process group on `device` do not travel over TCP; None where gloo does what it does by default."""
+    if device.type == "cuda":
+        return "NCCL moves bytes between GPUs over NVLink, PCIe, shared memory or InfiniBand"
+    transport = os.environ.get("GLOO_DEVICE_TRANSPORT", "TCP")
+    return None if transport.upper().startswith(("TCP", "UV")) else f"gloo was told to use {transport}"
 
 
 def broadcast_from_first(model: nn.Module) -> None:

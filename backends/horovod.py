@@ -131,6 +131,11 @@ class Horovod(Replica):
         everyone: list[Any] = self.hvd.allgather_object(value, name="ringzero.gather")
         return everyone
 
+    def past_sockets(self) -> str | None:
+        if self.device.type == "cuda":
+            return "NCCL moves bytes between GPUs over NVLink, PCIe, shared memory or InfiniBand"
+        return "MPI moves bytes between ranks of one host through shared memory" if self.hvd.mpi_enabled() else None
+
     def close(self) -> None:
         self.release()
         self.hvd.shutdown()

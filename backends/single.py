@@ -19,3 +19,6 @@ class Single(Replica):
 
     def sent_bytes(self) -> int | None:
         return 0
+
+    def past_sockets(self) -> str | None:
+        return None

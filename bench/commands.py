@@ -77,6 +77,10 @@ class Report:
     """Write a row a run to this file."""
     parquet: Path | None = None
     """The same as Parquet."""
+    peak_tflops: float | None = None
+    """Peak TFLOP/s of one GPU in the run's precision (of the whole host, where ranks ran on CPUs): gives MFU."""
+    price_per_hour: float | None = None
+    """Price of one GPU (of the whole host, where ranks ran on CPUs) for an hour: gives the cost of a million samples."""
 
 
 PAIRED_GROUPS = 20  # above, the bootstraps of all pairs would take minutes
@@ -84,10 +88,12 @@ PAIRED_GROUPS = 20  # above, the bootstraps of all pairs would take minutes
 
 def report(argv: Sequence[str] | None = None) -> int:
     """Returns 0, or 1 where a record could not be read."""
-    from bench.report import table, verdicts
+    from bench.derived import Stated
+    from bench.report import costs, table, verdicts
     from bench.report.rows import groups
 
     asked = tyro.cli(Report, args=argv, prog="ringzero report")
+    stated = Stated(peak_tflops=asked.peak_tflops, price_per_hour=asked.price_per_hour)
     console = Console(highlight=False)
     _, records, whole = chosen(asked.comparison, asked.results, asked.all)
     made = groups(records)
@@ -98,20 +104,24 @@ def report(argv: Sequence[str] | None = None) -> int:
         if found:
             console.print(verdicts.terminal(found[index]))
         console.print()
+        console.print(costs.terminal(group, files, stated))
+        console.print()
     if asked.markdown:
         pairs = "".join("\n" + "\n".join(verdicts.markdown(each)) + "\n" for each in found)
-        asked.markdown.write_text(table.markdown(made, folder=relative(asked.results, asked.markdown.parent)) + pairs)
+        meant = "".join("\n".join(costs.markdown(group, files, stated)) + "\n" for group in made)
+        tables = table.markdown(made, folder=relative(asked.results, asked.markdown.parent))
+        asked.markdown.write_text(tables + pairs + meant)
         print(f"wrote {asked.markdown}")
     if asked.html:
         from bench.report import page
 
         folder = relative(asked.results, asked.html.parent)
-        print(f"wrote {page.write(made, records, asked.html, folder=folder, found=found)}")
+        print(f"wrote {page.write(made, records, asked.html, folder=folder, found=found, stated=stated)}")
     if asked.csv or asked.parquet:
         from bench import frame
-        from bench.report import files as tables
+        from bench.report import files as written
 
-        for path in tables.write(frame.frame(records), csv=asked.csv, parquet=asked.parquet):
+        for path in written.write(frame.frame(records, stated=stated), csv=asked.csv, parquet=asked.parquet):
             print(f"wrote {path}")
     return 0 if whole else 1
 
@@ -121,7 +131,19 @@ class Plot:
     """Draw figures of a comparison: the overview (throughput and memory), or one subject, or all."""
 
     figure: tyro.conf.Positional[
-        Literal["overview", "throughput", "efficiency", "memory", "steps", "phases", "loss", "wire", "detection", "all"]
+        Literal[
+            "overview",
+            "throughput",
+            "efficiency",
+            "memory",
+            "steps",
+            "phases",
+            "loss",
+            "wire",
+            "detection",
+            "auroc",
+            "all",
+        ]
     ] = "overview"
     """What to draw."""
     comparison: tyro.conf.Positional[str] = "latest"

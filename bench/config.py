@@ -105,6 +105,12 @@ class Measure:
     """The same under the clock of whole steps: communication that shows in the step's length; 8 or more (0: not measured)."""
     evaluate: int = 0
     """Test images to evaluate after training, shared by the ranks: AUROC, PRO, accuracy (0: none)."""
+    evaluate_every: int = 0
+    """Also evaluate (AUROC only) before training and after so many steps, again and again, with the clock stopped (0: never)."""
+    target_auroc: float | None = None
+    """Tell the training time in which this AUROC is reached, a fraction of 1; needs --evaluate-every."""
+    target_metric: Literal["pixel_auroc", "image_auroc"] = "pixel_auroc"
+    """Which AUROC of the decoder's map is meant, mean over classes."""
     limit_s: float = 120.0
     """A run without progress for so long is ended, with a record of who was stuck where."""
     bind: bool = True
@@ -147,6 +153,7 @@ class RunConfig:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
         floors = {
             "evaluate": self.measure.evaluate,
+            "evaluate_every": self.measure.evaluate_every,
             "warmup": self.measure.warmup,
             "proof_steps": self.measure.proof_steps,
             "phase_steps": self.measure.phase_steps,
@@ -163,6 +170,13 @@ class RunConfig:
         for name, positive in above.items():
             if not positive > 0:
                 raise ConfigError(f"--{name.replace('_', '-')} is {positive}; it must be above 0")
+        if self.measure.evaluate_every and not self.measure.evaluate:
+            raise ConfigError("--evaluate-every needs images to look at; add --evaluate 60, say")
+        if self.measure.target_auroc is not None:
+            if not 0 < self.measure.target_auroc <= 1:
+                raise ConfigError(f"--target-auroc is {self.measure.target_auroc}; it is a fraction of 1, such as 0.9")
+            if not self.measure.evaluate_every:
+                raise ConfigError("--target-auroc is looked for every so many steps; add --evaluate-every 5, say")
         if self.engine.offload_optimizer and (self.engine.backend != "deepspeed" or self.engine.zero_stage == 0):
             raise ConfigError("--offload-optimizer needs --backend deepspeed with --zero-stage 1, 2 or 3")
 

@@ -1,6 +1,7 @@
 """`ringzero doctor`: what is installed, built and bound here, and what would make a number wrong."""
 
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from backends.build import installed
 from bench import machine
 from bench.config import Engine, RunConfig
 from bench.launch import MODULES, executable, launcher, unavailable
+from bench.surroundings import builds
 
 PACKAGES = {"mpi4py": "mpi4py", "deepspeed": "deepspeed", "horovod": "horovod", "torch": "torch"}
 LAUNCHERS = ("torchrun", "deepspeed", "horovodrun", "mpirun")
@@ -65,12 +67,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     found, here = engines(), machine.look()
     console.print(_engine_table(found))
     console.print(_machine_table(here))
-    said = machine.warnings(here)
+    said = [*machine.warnings(here), *builds(loaded=False), *unset()]
     for line in said:
         console.print(Text(f"! {line}", "yellow"))
     if not said:
         console.print(Text("nothing here is known to make a number wrong", "green"))
     return 0 if any(each.missing is None for each in found) else 1
+
+
+def unset() -> list[str]:
+    """Thread variables that are not set: our runs set them, but nothing else that is started here does."""
+    if os.environ.get("OMP_NUM_THREADS"):
+        return []
+    return ["OMP_NUM_THREADS is not set: our runs set it for each rank, your own scripts would take all cores each"]
 
 
 def _engine_table(found: Sequence[EngineFound]) -> Table:

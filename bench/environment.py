@@ -33,7 +33,7 @@ def snapshot() -> dict[str, Any]:
         "machine": dataclasses.asdict(machine.look()),
         "kernel": platform.release(),
         "python": sys.version.split()[0],
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version_of(name) for name in PACKAGES},
         "torch": {
             "cuda": torch.version.cuda,
             "mkldnn": torch.backends.mkldnn.is_available(),
@@ -63,7 +63,8 @@ def commit(root: Path = ROOT) -> dict[str, Any]:
         return {"commit": None, "dirty": None, "commit_reason": f"git: {error}"}
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """Of an installed package; None where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

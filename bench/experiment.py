@@ -15,12 +15,15 @@ from torch import Tensor
 
 from backends.base import Backend
 from bench.config import RunConfig
+from bench.curve import Curve
 from bench.loop import Step, train
 from bench.measure.allocator import Allocator
 from bench.measure.clock import Clock
 from bench.measure.energy import Energy, gpu_names
+from bench.measure.load import Load
 from bench.measure.makeup import AtPeak
 from bench.measure.memory import Activations, PeakMemory, bytes_held, device_memory, give_back_freed
+from bench.measure.traffic import Traffic, told
 from bench.memory_model import Shapes, derived, paper
 from bench.perturbed import perturbed
 from bench.progress import Progress
@@ -66,31 +69,35 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
         show=backend.world.rank == 0,
     )
     tell = backend.device.type == "cpu"
-    sent = backend.sent_bytes()
+    sent, traffic = backend.sent_bytes(), Traffic()
     backend.gather(None)
     gpus = gpu_names(backend.world.local_size) if backend.device.type == "cuda" else []
-    with quiet_collector(), Allocator(backend.device) as allocator, Energy(gpus) as energy:
-        steps = train(
-            backend,
-            workload.batches,
-            steps=workload.steps,
-            accumulation=training.accumulation,
-            clock=clock,
-            watch=watch,
-            lr=partial(lr_at, total=backend.steps + workload.steps, peak=training.lr, kind=training.schedule),
-            after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
-        )
+    energy, load, curve, steps = Energy(gpus), Load(), Curve(backend, workload, watch), list[Step]()
+    allocator = Allocator(backend.device)
+    lr = partial(lr_at, total=backend.steps + workload.steps, peak=training.lr, kind=training.schedule)
+    for count in curve.windows():
+        with quiet_collector(), allocator, traffic, load, energy:
+            steps += train(
+                backend,
+                workload.batches,
+                steps=count,
+                accumulation=training.accumulation,
+                clock=clock,
+                watch=watch,
+                lr=lr,
+                after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
+            )
     refuse_skipped(steps)
     memory |= allocator.fields
+    sent_now = backend.sent_bytes()
+    own = None if sent is None or sent_now is None else sent_now - sent
 
     watch.at(backend.steps, "gather")
-    rank = {"step_s": clock.step_s, "data_s": clock.data_s, "memory": memory}
+    rank = {"step_s": clock.step_s, "data_s": clock.data_s, "load": load.seconds, "memory": memory}
     watch.measured |= rank
     losses = mean_losses(backend, steps)
     state = backend.full_state()
     parameters = summary(state)
-    sent_now = backend.sent_bytes()
-    per_step = None if sent is None or sent_now is None else (sent_now - sent) / workload.steps
     result: dict[str, Any] = {
         "asked": backend.asked(),
         "applied": backend.applied(),
@@ -99,13 +106,11 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
         "grad_norms": [step.info.grad_norm for step in steps],
         "skipped_steps": 0,
         "parameters": parameters,
-        "traffic": {"sent_bytes": backend.gather(per_step)},
+        "traffic": told(backend.gather(traffic.counts()), backend.gather(own), len(steps), backend.past_sockets()),
         "energy": {"joules": energy.joules, "joules_reason": energy.reason},
         "checkpoint": None,
         "export": None,
     }
-    if per_step is None:
-        result["traffic"] = {"sent_bytes": None, "sent_bytes_reason": f"{backend.name} does not tell what it sends"}
     if config.output.save is not None:
         backend.save(config.output.save)
         result["checkpoint"] = str(config.output.save)
@@ -118,6 +123,7 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     backend.release()
     result["evaluation"] = evaluate_trained(backend, workload, state, watch)
     result["ranks"] = backend.gather(rank)
+    result["curve"] = curve.record(result["ranks"])
     return result
 
 

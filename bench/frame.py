@@ -12,10 +12,12 @@ import pandas
 from numpy.typing import NDArray
 
 from bench import stats
+from bench.derived import NOTHING, Stated, derive
 from bench.report.load import Loaded
 from bench.report.load import load as read
 from bench.report.rows import cause, device, machine, memory_bytes
 from bench.verify import Verdict, against, references
+from bench.wire import expected
 
 CATEGORIES = ("parameters", "gradients", "optimizer", "buffers", "activations")  # of a rank's memory, in bytes
 MODES = ("text", "bank")  # ways in which a trained model is evaluated
@@ -46,7 +48,9 @@ def steps(folder: Path | str, names: Sequence[str] | None = None) -> pandas.Data
     return table
 
 
-def frame(records: Sequence[Record], unreadable: Iterable[tuple[Path, str]] = ()) -> pandas.DataFrame:
+def frame(
+    records: Sequence[Record], unreadable: Iterable[tuple[Path, str]] = (), *, stated: Stated = NOTHING
+) -> pandas.DataFrame:
     """A row a run. What a run did not measure is missing (NaN, None), never 0; `record` holds the whole record.
 
     samples_per_s and step_s are medians of the slowest rank's steps, *_low and *_high the ends of their bootstrap 95 %
@@ -55,7 +59,8 @@ def frame(records: Sequence[Record], unreadable: Iterable[tuple[Path, str]] = ()
     are the settings under the names of bench/config.py.
     """
     judges = {experiment: against(reference) for experiment, reference in references(records).items()}
-    table = pandas.DataFrame([_row(record, judges.get(record["experiment"], against(None))) for record in records])
+    nobody = against(None)
+    table = pandas.DataFrame([_row(record, judges.get(record["experiment"], nobody), stated) for record in records])
     if not table.empty:
         for name in ("started", "finished"):
             table[name] = pandas.to_datetime(table[name], utc=True, format="ISO8601")
@@ -63,7 +68,7 @@ def frame(records: Sequence[Record], unreadable: Iterable[tuple[Path, str]] = ()
     return table
 
 
-def _row(record: Record, judge: Callable[[Record], Verdict]) -> dict[str, Any]:
+def _row(record: Record, judge: Callable[[Record], Verdict], stated: Stated) -> dict[str, Any]:
     environment = record["environment"] or {}
     done = record["status"] == "done"
     verdict = judge(record) if done else None
@@ -80,6 +85,7 @@ def _row(record: Record, judge: Callable[[Record], Verdict]) -> dict[str, Any]:
         **_numbers(speed),
         **_numbers(_memory(record)),
         **_numbers(_rest(record)),
+        **_numbers({name: each.value for name, each in derive(record, speed["samples_per_s"], stated).items()}),
         **_numbers(_evaluation(record.get("evaluation") or {})),
         "device": device(record),
         "machine": machine(record),
@@ -140,7 +146,9 @@ def _rest(record: Record) -> dict[str, Any]:
     finished = record["status"] == "done" and record["losses"]
     return {
         "sent_bytes": max(sent) if sent else None,
+        "expected_sent_bytes": expected(record).total,
         "gradient_bytes": ((record.get("workload") or {}).get("cost") or {}).get("gradient_bytes"),
+        "time_to_target_s": (record.get("curve") or {}).get("time_to_target_s"),
         "final_loss": record["losses"][-1].get("total") if finished else None,
         "skipped_steps": record.get("skipped_steps"),
         "joules": (record.get("energy") or {}).get("joules"),

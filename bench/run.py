@@ -73,7 +73,9 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
     warnings.simplefilter("ignore")
     threads = apply_threads(cores)
 
+    from bench import surroundings
     from bench.experiment import measure
+    from bench.measure import load
     from bench.record import RecordError, RecordFile, now, run_id
     from bench.report.summary import print_summary
     from bench.workload import Workload
@@ -91,6 +93,8 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
     everyone = backend.gather(who)
     content = opening(config, world, cores, everyone) | {"run_id": name}
     content["world"]["device"] = backend.device.type
+    around = backend.gather(surroundings.seen(cores, threads, first=world.local_rank == 0))
+    content["warnings"] = surroundings.warnings(around)
     problem = None
     if world.rank == 0:
         content["environment"] = snapshot()
@@ -113,6 +117,7 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
         content |= {"workload": workload.describe(), **result, "status": "done", "finished": now()}
         content["engine"] |= {key: content.pop(key) for key in ("asked", "applied", "native")}
         content["ranks"] = [{**identity, **values} for identity, values in zip(everyone, result["ranks"], strict=True)]
+        content["warnings"] += load.warnings(content["ranks"])
         path = file.finish(content)
         if path != file.path:
             print(f"bench.run: {file.path.parent} took no more data; the record is {path}", file=sys.stderr)

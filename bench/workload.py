@@ -113,6 +113,7 @@ class Workload:
             "licence": self.dataset.licence,
             "towers": self.model_config.towers,
             "text_tokens": self.collate.length,
+            "prefix_tokens": self.model_config.prefix_tokens,
             "instruction_tokens": self.collate.instruction_length,
             "micro_batch": self.micro_batch,
             "cost": {**asdict(price), "flops_per_sample": price.step_flops, "gradient_bytes": price.gradient_bytes},

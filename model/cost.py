@@ -30,6 +30,11 @@ class Cost:
     frozen: Mapping[str, int]
     forward: Mapping[str, int]
     backward: Mapping[str, int]
+    blocks: Mapping[
+        str, Mapping[str, int]
+    ]  # of parts that are lists of equal layers: `count`, and their `parameters` in all
+    thin: int  # parameters of tensors whose first dimension is 1: sharding that dimension pads them
+    tied: int  # parameters of the token table where the LLM's head shares it, else 0
 
     @property
     def gradient_bytes(self) -> int:
@@ -66,7 +71,26 @@ def cost(config: ModelConfig, *, text_tokens: int, answer_tokens: float) -> Cost
         },
         forward=forward,
         backward={part: times.get(part, 0) * flops for part, flops in forward.items()},
+        blocks=_blocks(config),
+        thin=config.vision_width
+        + (config.vision_grid**2 + 1) * config.vision_width
+        + (config.text_positions * config.text_width if config.text_form == "imagebind" else 0),
+        tied=config.llm_vocab * config.llm_width if config.llm_tied else 0,
     )
+
+
+def _blocks(c: ModelConfig) -> dict[str, dict[str, int]]:
+    vision = _encoder_block(c.vision_width, c.vision_mlp_ratio * c.vision_width)
+    vision += 2 * c.vision_width if c.vision_form != "imagebind" else 0
+    outside = (1 if c.llm_tied else 2) * c.llm_vocab * c.llm_width + c.llm_width
+    lora = c.llm_layers * c.lora_rank * sum(a + b for a, b in attention_shapes(c))
+    return {
+        "vision": {"count": c.vision_blocks, "parameters": c.vision_blocks * vision},
+        "text": {"count": c.text_blocks, "parameters": c.text_blocks * _encoder_block(c.text_width, c.text_mlp)},
+        "llm": {"count": c.llm_layers, "parameters": _llm_parameters(c) - outside},
+        "lora": {"count": c.llm_layers, "parameters": lora},
+        "image_decoder": {"count": len(c.taps), "parameters": _decoder_parameters(c)},
+    }
 
 
 def _linear(inputs: int, outputs: int) -> int:

@@ -42,6 +42,9 @@ FLAGS = {  # users type these and scripts hold them: a name that changes here br
     "--warmup",
     "--proof-steps",
     "--evaluate",
+    "--evaluate-every",
+    "--target-auroc",
+    "--target-metric",
     "--limit-s",
     "--bind",
     "--no-bind",
@@ -81,7 +84,16 @@ FULL = RunConfig(
         schedule="warmup_decay",
         epochs=1.5,
     ),
-    measure=Measure(warmup=0, proof_steps=0, evaluate=5, limit_s=9.0, bind=False),
+    measure=Measure(
+        warmup=0,
+        proof_steps=0,
+        evaluate=5,
+        evaluate_every=2,
+        target_auroc=0.9,
+        target_metric="image_auroc",
+        limit_s=9.0,
+        bind=False,
+    ),
     output=Output(results=Path("there"), save=Path("a"), export=Path("e"), load=Path("b")),
 )
 
@@ -139,7 +151,8 @@ def test_every_field_is_read_from_its_flag():
         "--preset small --data elpv --images some/where --precision amp_bf16 --seed 7",
         "--weights w --variant V3 --instructions i --shots 2 --no-rotations --schedule warmup_decay --epochs 1.5",
         "--global-batch 16 --accumulation 4 --optimizer sgd --lr 0.1 --weight-decay 0 --clip-norm 0 --steps 3",
-        "--warmup 0 --proof-steps 0 --limit-s 9 --evaluate 5 --no-bind --export e --results there --save a --load b",
+        "--warmup 0 --proof-steps 0 --limit-s 9 --evaluate 5 --evaluate-every 2 "
+        "--target-auroc 0.9 --target-metric image_auroc --no-bind --export e --results there --save a --load b",
     ]
     assert parse(" ".join(words).split()) == FULL
     assert parse(["--backend", "ring"]) == config()
@@ -254,6 +267,9 @@ SAME = [
     ("output", "save", "x"),
     ("output", "export", "x"),
     ("measure", "evaluate", 9),
+    ("measure", "evaluate_every", 3),
+    ("measure", "target_auroc", 0.8),
+    ("measure", "target_metric", "pixel_auroc"),
 ]
 OTHER = [
     ("workload", "preset", "small"),
@@ -282,6 +298,7 @@ OTHER = [
 @pytest.mark.parametrize(("group", "field", "value"), SAME + OTHER)
 def test_runs_that_compute_the_same_are_one_experiment(group, field, value):
     values = config().to_dict()
+    values["measure"] |= {"evaluate": 4, "evaluate_every": 2}  # which others of these fields need
     values[group][field] = value
     same = RunConfig.from_dict(values).experiment_id() == config().experiment_id()
     assert same == ((group, field, value) in SAME)

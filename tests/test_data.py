@@ -400,7 +400,8 @@ def test_test_items_of_real_sets(name, normal, bad):
 def test_elpv_splits_share_no_file_and_no_defective_cell():
     train, test = (load("elpv", image_size=SIZE, seed=0, split=split) for split in ("train", "test"))
     files = {split: {path.name for _, path in data._samples} for split, data in (("train", train), ("test", test))}
-    assert min(files["test"]) >= "cell0361.png" and max(files["test"]) <= "cell0900.png"
+    assert min(files["test"]) >= "cell0361.png"
+    assert max(files["test"]) <= "cell0900.png"
     assert not any("cell0361.png" <= name <= "cell0900.png" for name in files["train"])
     labels = (train.folder / "elpv_dataset" / "data" / "labels.csv").read_text().splitlines()
     good = {line.split()[0].removeprefix("images/") for line in labels if float(line.split()[1]) == 0}

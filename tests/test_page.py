@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from bench.report import figures, look, page, table, verdicts
+from bench.derived import NOTHING
+from bench.report import costs, figures, look, page, table, verdicts
 from bench.report.page import PageError, assemble, svg
 from bench.report.page.raw import Shelf
 from bench.report.page.section import gather
@@ -160,6 +161,8 @@ def test_the_table_s_numbers_are_the_rows() -> None:
     assert len(lines) == len(group.rows)
     cells = [e["text"].strip() for e in shown.elements if e["tag"] in ("td", "th") and e.get("data-key") is not None]
     wanted = [text for row in group.rows for text in table.cells(row) if text != "-"]
+    meant = costs.lines(group, verdicts.by_file(ALL), NOTHING)
+    wanted += [text for line in meant for text in line if text != "-"]
     assert [cell.split(" ")[0] if cell.split(" ")[0] in table.STYLE else cell for cell in cells] == wanted
     keys = [float(e["data-key"]) for e in shown.of("td") if re.fullmatch(r"[\d.]+", e.get("data-key") or "")]
     assert [row.throughput.median for row in group.rows if row.throughput] == [k for k in keys if k in {
@@ -212,7 +215,7 @@ def test_what_was_not_measured_has_its_reason() -> None:
         "the run was not asked to evaluate; type: --evaluate N",
         "every row",
     ] in lines
-    assert "no engine here told what it sent" in shown.text
+    assert "no row here counted what it sent" in shown.text
     sent = DDP | {"traffic": {"sent_bytes": [3 * 2**20, 2**20]}}
     drawing = read(SINGLE, sent).of("svg", **{"aria-labelledby": "g1-f9-title"})[0]
     assert "3.00" in drawing["text"]
@@ -270,7 +273,7 @@ def test_states_stand_beside_what_is_derived_and_the_papers_figure() -> None:
 
 
 def test_phases_are_stacked_and_exposed_communication_has_its_share() -> None:
-    single, ring = record("single"), record("ring", 2) | made.perturbed(2)
+    single, ring = made.record("single"), made.record("ring", 2) | made.perturbed(2)
     text = told(single, ring)
     assert "ring x2, communication: 50.00 ms" in rendered(single, ring)
     assert "50.0 ms, 11 % (" in text
@@ -278,11 +281,11 @@ def test_phases_are_stacked_and_exposed_communication_has_its_share() -> None:
 
 
 def test_a_gpu_that_was_short_of_memory_is_marked() -> None:
-    ring = record("ring", 2)
+    ring = made.record("ring", 2)
     ring["ranks"][1]["memory"]["allocator"] = {"retries": 1, "thrashing": True}
-    assert "short of GPU memory" in told(record("single"), ring)
+    assert "short of GPU memory" in told(made.record("single"), ring)
     ring["ranks"][1]["memory"]["allocator"]["thrashing"] = False
-    assert "short of GPU memory" not in told(record("single"), ring)
+    assert "short of GPU memory" not in told(made.record("single"), ring)
 
 
 def test_the_sentence_names_the_highest_verified_row() -> None:
@@ -368,7 +371,7 @@ def test_many_steps_and_many_groups_are_drawn_smaller(monkeypatch: pytest.Monkey
     assert not [e for e in shown.of("path") if (e.get("class") or "").startswith("dots")]
     assert [e for e in read(SINGLE).of("path") if (e.get("class") or "").startswith("dots")]
     monkeypatch.setattr(assemble, "DRAWN", 1)
-    assert len(read(long, SINGLE).of("figure")) == 10
+    assert len(read(long, SINGLE).of("figure")) == 12
 
 
 def test_nothing_to_show_is_an_error_that_says_what_to_type(tmp_path: Path) -> None:

@@ -279,7 +279,19 @@ def test_wire_bytes_stand_against_the_bound() -> None:
     assert "1.00 x the bound" in said
     assert "1.50 x the bound" in said
     assert "Not measured, horovod does not tell: horovod x2." in said
+    assert "Expected is not known: ring x2: the record does not hold the model's parameters by block." in said
     assert len(figure.axes[0].patches) == 2, "no bar for what was not measured"
+
+
+def test_wire_bytes_stand_against_what_the_setting_should_move() -> None:
+    ring = run("ring", 2)
+    ring["workload"]["cost"]["blocks"] = {"vision": {"count": 2, "parameters": 8}}
+    ring["traffic"] |= {"sent_bytes": [1.01 * GRADIENTS] * 2, "source": "kernel sockets"}
+    (figure,) = drawn("wire", [run("single", 1), ring])
+    assert "1.010 x the expected" in words(figure)
+    assert "Counted by the kernel, over all TCP sockets of the process." in words(figure).replace("\n", " ")
+    widths = [bar.get_width() * 2**20 for bar in figure.axes[0].patches]
+    assert sorted(widths) == pytest.approx([0, 0, GRADIENTS, 1.01 * GRADIENTS])
 
 
 def test_detection_draws_a_point_a_run() -> None:

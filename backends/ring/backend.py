@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from backends.base import BackendError, BackendUnavailable, EngineConfig
+from backends.group import past_sockets
 from backends.replica import Replica
 from backends.ring.algorithm import ring_allreduce
 from backends.ring.buckets import Bucket, plan
@@ -171,6 +172,11 @@ class Ring(Replica):
 
     def sent_bytes(self) -> int | None:
         return self.transport.sent_bytes
+
+    def past_sockets(self) -> str | None:
+        if isinstance(self.transport, MPITransport):
+            return "MPI moves bytes between ranks of one host through shared memory"
+        return past_sockets(self.device)
 
     def release(self) -> None:
         for hook in self.hooks:

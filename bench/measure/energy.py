@@ -15,7 +15,8 @@ def gpu_names(count: int) -> list[str]:
 
 
 class Energy:
-    """`with Energy(gpus) as energy:`; afterwards `joules` of the host's ranks, or None with `reason`. Idle power is inside.
+    """`with energy:` around each window, as often as wanted; then `joules` of the host's ranks in all of them, or None with
+    `reason`. Idle power is inside.
 
     gpus: NVML's names of the devices in use; without any, the processor packages are read.
     """
@@ -29,7 +30,7 @@ class Energy:
         try:
             self._begin = self._read()
         except (OSError, RuntimeError) as error:
-            self.reason = str(error)
+            self.reason, self.joules = str(error), None
         return self
 
     def __exit__(
@@ -40,12 +41,13 @@ class Energy:
         try:
             spent = [end - begin for begin, end in zip(self._begin, self._read(), strict=True)]
         except (OSError, RuntimeError) as lost:  # the run itself is whole
-            self.reason = str(lost)
+            self.reason, self.joules = str(lost), None
             return
         if min(spent) < 0:
             self.reason = "an energy counter wrapped around during the window"
+            self.joules = None
         else:
-            self.joules = sum(spent)
+            self.joules = (self.joules or 0.0) + sum(spent)
 
     def _read(self) -> list[float]:
         if self.gpus:

@@ -48,6 +48,7 @@ class Row:
     phases: Mapping[str, float] | None = None  # seconds a step, perturbed
     thrashing: bool = False  # a GPU allocator was short of memory in the window
     evaluations: tuple[Mapping[str, Any], ...] = ()  # of the finished runs that evaluated what they trained
+    warnings: tuple[str, ...] = ()  # of its runs, each once: what may have made a number wrong
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +160,7 @@ def _row(label: str, records: Sequence[Record], judge: Callable[[Record], Verdic
         exposed_share=exposed.share(done) if spoken else None,
         phases=exposed.phases(done) if spoken else None,
         thrashing=any(thrashing(record) for record in done),
+        warnings=tuple(dict.fromkeys(said for record in records for said in record.get("warnings") or ())),
         evaluations=tuple(found for record in done if (found := record.get("evaluation"))),
     )
 

@@ -1,5 +1,6 @@
 """The table of a comparison: in the terminal, and the same cells as Markdown."""
 
+import re
 from collections.abc import Sequence
 
 from rich.console import Group as Lines
@@ -27,6 +28,7 @@ COLUMNS = 80
 STYLE = {"verified": "green", "reference": "bold", "unproven": "yellow", "void": "bold red", "failed": "red"}
 NONE = "-"
 MIB = 2**20
+PERCENT = re.compile(r"\d+ ?%|%")
 
 
 def title(group: Group) -> str:
@@ -53,7 +55,27 @@ def caption(group: Group) -> list[str]:
     ]
     if any(row.oversubscribed for row in group.rows):
         lines.append("* more ranks than cores or GPUs: not a measure of scaling.")
-    return lines
+    return [*lines, *warned(group.rows)]
+
+
+def warned(rows: Sequence[Row]) -> list[str]:
+    """What the runs themselves say may have made a number wrong, each with the rows it stood in."""
+    where: dict[str, dict[str, str]] = {}  # a warning without its percentages: the rows, and their largest one
+    for row in rows:
+        for said in row.warnings:
+            kind = where.setdefault(PERCENT.sub("%", said), {})
+            name = f"{row.label} x{row.ranks}"
+            kind[name] = max(kind.get(name, said), said, key=_percent)
+    return [
+        f"warning: {max(names.values(), key=_percent)} "
+        f"({'every row' if len(names) == len(rows) > 1 else ', '.join(names)}{', at most' if PERCENT.search(said) else ''})."
+        for said, names in where.items()
+    ]
+
+
+def _percent(said: str) -> float:
+    found = PERCENT.search(said)
+    return float(found[0].rstrip("% ") or 0) if found else -1.0
 
 
 def status(row: Row) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 
-from bench.report import look, quality, table
+from bench.derived import NOTHING, Stated
+from bench.report import costs, look, quality, table
 from bench.report.page.figure import Record
 from bench.report.page.raw import Shelf
 from bench.report.page.section import gather, section
@@ -31,6 +32,7 @@ def write(
     *,
     folder: str = "",
     found: Sequence[Verdicts] = (),
+    stated: Stated = NOTHING,
 ) -> Path:
     """Write the page of `groups`, made of `records`, to `path` (replaced as a whole). Returns the path.
 
@@ -38,7 +40,7 @@ def write(
     `folder`: where the records lie, as seen from the page; for those that are too many to be embedded.
     Raises PageError where there is no row, or the file can't be written.
     """
-    text = render(groups, records, folder=folder, found=found)
+    text = render(groups, records, folder=folder, found=found, stated=stated)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,12 @@ def write(
 
 
 def render(
-    groups: Sequence[Group], records: Sequence[Record], *, folder: str = "", found: Sequence[Verdicts] = ()
+    groups: Sequence[Group],
+    records: Sequence[Record],
+    *,
+    folder: str = "",
+    found: Sequence[Verdicts] = (),
+    stated: Stated = NOTHING,
 ) -> str:
     """The page as text. Raises PageError where there is no row."""
     if not any(group.rows for group in groups):
@@ -61,7 +68,7 @@ def render(
     shelf = Shelf([entry for entries in gathered for entry in entries], folder)
     drawn = sorted(range(len(groups)), key=lambda index: -len(groups[index].rows))[:DRAWN]
     sections = [
-        section(f"g{index + 1}", group, entries, shelf, index in drawn, told)
+        section(f"g{index + 1}", group, entries, shelf, index in drawn, told, stated)
         for index, (group, entries, told) in enumerate(zip(groups, gathered, told_of, strict=True))
     ]
     return _environment().get_template("page.html").render(
@@ -69,6 +76,7 @@ def render(
         headings=[heading.replace("\n", " ") for heading in table.HEADINGS], right=table.RIGHT,
         caption=table.caption, detected_caption=quality.CAPTION,
         state_headings=HEADINGS,
+        meant_headings=[heading.replace("\n", " ") for heading in costs.HEADINGS],
         detected_headings=["engine", "ranks", *(heading.replace("\n", " ") for heading, _, _ in quality.COLUMNS)],
     )  # fmt: skip
 

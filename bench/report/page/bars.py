@@ -13,9 +13,11 @@ from bench.report.page.frame import LEFT, LINE, RIGHT
 from bench.report.page.svg import WIDTH, Canvas, Scale, linear
 from bench.report.rows import memory_bytes, memory_parts
 from bench.report.table import MIB, number
+from bench.wire import bound_bytes, expected
 
 BARS = 8  # ranks of a row that get a bar of their own; of more, the one that took most is drawn
 DOTS = 400  # steps of a row drawn one by one; more are drawn as a histogram, none is left out
+EXPECTED = {"gradients": "m-gradients", "trainable": "m-parameters", "frozen": "m-activations"}
 
 
 def throughput(entries: Sequence[Entry], ident: str) -> Figure:
@@ -124,25 +126,42 @@ def steps(entries: Sequence[Entry], ident: str) -> Figure:
 
 
 def wire(entries: Sequence[Entry], ident: str) -> Figure:
-    """Bytes that a rank sends in a step, by the engine's own count."""
+    """Bytes that a rank sends in a step: measured, below it what the setting should move, and the bound."""
     title = "Bytes on the wire, MiB a rank and step"
     sent = {id(entry): value for entry in entries if (value := wire_bytes(entry)) is not None}
     if not sent:
-        return Figure(title, "Not measured: no engine here told what it sent; the reasons stand below.", None)
-    top = max(max(sent.values()) / MIB, 1e-9)
+        return Figure(title, "Not measured: no row here counted what it sent; the reasons stand below.", None)
+    derived = {id(entry): expected(entry.done[0]) for entry in entries if entry.done}
+    top = max([*sent.values(), *(each.total or 0.0 for each in derived.values())]) / MIB or 1e-9
     scale = linear(0, top, LEFT, WIDTH - RIGHT)
 
     def draw(canvas: Canvas, entry: Entry, y: float, height: float) -> None:
-        if (value := sent.get(id(entry))) is None:
+        at, value, should = scale(0), sent.get(id(entry)), derived.get(id(entry))
+        for name, look in EXPECTED.items() if should and should.total else ():
+            size = getattr(should, name)
+            width = scale(size / MIB) - scale(0)
+            canvas.rect(at, y + 6, width, 3, f"fill {look}", f"{entry.name}, expected, {name}: {size / MIB:,.2f} MiB")
+            at += width
+        if value is None:
             canvas.text(LEFT, y + 3.5, "not measured", "quiet")
             return
         frame.bar(canvas, entry, scale(0), scale(value / MIB), y)
-        canvas.text(scale(value / MIB) + 5, y + 3.5, number(value / MIB) if value else "0", "value")
+        ratio = f"  {value / should.total:.2f}x" if should and should.total else ""
+        end = max(value, (should.total or 0.0) if should else 0.0) / MIB
+        canvas.text(scale(end) + 5, y + 3.5, f"{number(value / MIB)}{ratio}" if value else "0", "value")
+        cost = (entry.done[0].get("workload") or {}).get("cost") or {}
+        if entry.row.ranks > 1 and "gradient_bytes" in cost:
+            bound = scale(bound_bytes(entry.row.ranks, cost["gradient_bytes"]) / MIB)
+            canvas.line(bound, y - 7, bound, y + 9, "whisker")
 
-    svg = frame.chart(title, ident, entries, lambda entry: LINE, draw, scale, top).markup
-    return Figure(
-        title, "Of the rank that sent most, by the engine's own calls; a reason for each gap stands below.", svg
+    svg = frame.chart(title, ident, entries, lambda entry: LINE + 5, draw, scale, top).markup
+    said = (
+        "Bar: measured, of the rank that sent most, by the engine's own calls or the kernel's counters of its TCP sockets. Thin "
+        "line: what the setting should move; beside the number, measured over expected. Stroke: 2(N-1)/N of the gradients, the "
+        "bound. What is measured beyond the expected: message headers, norms, Horovod's negotiation."
     )
+    names = {"gradients": "gradients", "trainable": "trained parameters", "frozen": "frozen parameters"}
+    return Figure(title, said, svg, [(look, f"expected: {names[name]}") for name, look in EXPECTED.items()])
 
 
 def wire_bytes(entry: Entry) -> float | None:

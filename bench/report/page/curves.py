@@ -84,6 +84,34 @@ def loss_over_time(entries: Sequence[Entry], ident: str) -> Figure:
     return Figure(title, said, _plot(title, ident, lines, "seconds"))
 
 
+def auroc_over_steps(entries: Sequence[Entry], ident: str) -> Figure:
+    """Pixel AUROC of the runs that were evaluated while they trained, over steps."""
+    return _auroc(entries, ident, "Pixel AUROC over steps", "step", "steps taken")
+
+
+def auroc_over_time(entries: Sequence[Entry], ident: str) -> Figure:
+    """The same over the seconds of training, the clock stopped for evaluations."""
+    return _auroc(entries, ident, "Pixel AUROC over training time", "seconds", "seconds")
+
+
+def _auroc(entries: Sequence[Entry], ident: str, title: str, across: str, under: str) -> Figure:
+    lines = []
+    for entry in entries:
+        curve = next((found for record in entry.done if entry.spoken and (found := record.get("curve"))), None)
+        points = [
+            (p[across], p["pixel_auroc"]) for p in (curve or {}).get("points", ()) if p["pixel_auroc"] is not None
+        ]
+        if len(points) > 1:
+            xs, ys = np.array(points, dtype=np.float64).T
+            lines.append((entry, xs, ys))
+    if not lines:
+        return Figure(
+            title, "Not measured: no run was evaluated while it trained; type: --evaluate 60 --evaluate-every 5.", None
+        )
+    said = "Test images, the decoder's map, mean over classes; first run. The clock stands still for evaluations. Dashed: one rank."
+    return Figure(title, said, _plot(title, ident, lines, under))
+
+
 def plain_process(entries: Sequence[Entry]) -> float | None:
     """Samples a second of `single`."""
     return next((e.row.throughput.median for e in entries if e.row.label == "single" and e.row.throughput), None)

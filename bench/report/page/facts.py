@@ -1,6 +1,7 @@
 """Beside the numbers: where they were measured, what may have disturbed them, what was not measured and why."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -10,6 +11,7 @@ from bench.report.page.figure import Entry, Record
 from bench.report.rows import thrashing
 
 MOVING = ("load", "available")  # of the machine: another value at each run
+LEVEL = re.compile(r"\d+%")  # another at each run; the record has it
 SHOWN = 3  # values of a setting that differs between runs; of more, their number
 
 
@@ -55,7 +57,7 @@ def _of_run(record: Record) -> Iterator[str]:
         yield "the GPU's allocator was short of memory while it was measured: retries, or over 90 % of the GPU reserved"
     if record.get("skipped_steps"):
         yield "optimizer steps were skipped"
-    yield from (str(each) for each in record.get("warnings") or ())
+    yield from (LEVEL.sub("some", str(each)) for each in record.get("warnings") or ())
     noted = seen.get("machine") or {}
     if not record.get("warnings") and all(field.name in noted for field in fields(Machine)):
         here = Machine(**{field.name: noted[field.name] for field in fields(Machine)})
@@ -105,7 +107,7 @@ def unmeasured(entries: Sequence[Entry]) -> list[tuple[str, str, str]]:
 
 
 def _gaps(record: Record) -> Iterator[tuple[str, str]]:
-    for section in ("traffic", "energy", "memory", "phases", "exposed"):
+    for section in ("traffic", "energy", "memory", "phases", "exposed", "curve"):
         for name, reason in _reasons(record.get(section)):
             yield f"{section}: {name}", reason
     for name, reason in _reasons(record):

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from bench.derived import NOTHING, Stated
 from bench.pairwise import Pair
-from bench.report import look, quality, table, verdicts
+from bench.report import costs, look, quality, table, verdicts
 from bench.report.page import bars, curves, facts, parts, phases
 from bench.report.page.figure import Entry, Figure, Record
 from bench.report.page.raw import Detail, Shelf
@@ -15,7 +16,8 @@ from bench.report.rows import Group, Row
 from bench.report.verdicts import Verdicts
 
 FIGURES = (bars.throughput, bars.memory, bars.steps, phases.phases, curves.over_ranks, curves.against_single, curves.against_itself,
-           curves.loss_over_steps, curves.loss_over_time, bars.wire, parts.parameters)  # fmt: skip
+           curves.loss_over_steps, curves.loss_over_time, bars.wire, parts.parameters, curves.auroc_over_steps,
+           curves.auroc_over_time)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Section:
     key: Mapping[str, Mark]
     detected: Sequence[Sequence[str]]
     images: int | None
+    meant: Sequence[Sequence[str]]
+    meaning: Sequence[str]
     cautions: Sequence[str]
     unmeasured: Sequence[tuple[str, str, str]]
     environment: Sequence[tuple[str, str, bool]]
@@ -86,11 +90,18 @@ def gather(groups: Sequence[Group], records: Sequence[Record]) -> list[list[Entr
 
 
 def section(
-    ident: str, group: Group, entries: Sequence[Entry], shelf: Shelf, drawn: bool, found: Verdicts | None
+    ident: str,
+    group: Group,
+    entries: Sequence[Entry],
+    shelf: Shelf,
+    drawn: bool,
+    found: Verdicts | None,
+    stated: Stated = NOTHING,
 ) -> Section:
     evaluated = [entry for entry in entries if entry.row.evaluations]
     runs = [record for entry in entries for record in (*entry.done, *entry.lost)]
     environment = facts.environment(runs)
+    files = verdicts.by_file([record for entry in entries for record in entry.done])
     return Section(
         ident=ident,
         group=group,
@@ -101,6 +112,8 @@ def section(
         key={entry.row.label: _mark(entry.row.label) for entry in entries},
         detected=[quality.cells(entry.row) for entry in evaluated],
         images=evaluated[0].row.evaluations[0]["text"]["images"] if evaluated else None,
+        meant=costs.lines(group, files, stated),
+        meaning=costs.caption(group, files, stated),
         cautions=facts.cautions(entries, environment),
         unmeasured=facts.unmeasured(entries),
         environment=environment,

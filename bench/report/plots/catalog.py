@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from bench.report import figures
-from bench.report.plots import detection, efficiency, loss, memory, phases, steps, throughput, wire
+from bench.report.plots import auroc, detection, efficiency, loss, memory, phases, steps, throughput, wire
 from bench.report.plots.series import NothingToDraw, Record, families, only, title_of
 from bench.report.rows import Group
 
@@ -32,6 +32,7 @@ FIGURES: dict[str, Draw] = {
     "loss": loss.draw,
     "wire": wire.draw,
     "detection": detection.draw,
+    "auroc": auroc.draw,
 }
 ACROSS = ("throughput", "efficiency")  # they draw experiments together that differ in their global batch at most
 
