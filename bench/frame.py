@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bench import stats
 from bench.report.load import Loaded
 from bench.report.load import load as read
-from bench.report.rows import cause, device, machine, memory_bytes
+from bench.report.rows import cause, device, machine, memory_bytes, track
 from bench.verify import references, verify
 
 CATEGORIES = ("parameters", "gradients", "optimizer", "buffers", "activations")  # of a rank's memory, in bytes
@@ -76,6 +76,7 @@ def _row(record: Record, reference: Record | None) -> dict[str, Any]:
         "verdict": verdict.status if verdict else "failed",
         "why": trouble or (verdict.why if verdict else cause(record)),
         "experiment": record["experiment"],
+        "track": track(record),
         "oversubscribed": record["world"].get("oversubscribed"),
         **_numbers(speed),
         **_numbers(_memory(record)),
