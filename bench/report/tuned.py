@@ -49,8 +49,8 @@ def terms(study: Study) -> list[str]:
     """How the numbers were made."""
     request = study.request
     return [
-        f"{request.matrix} at {request.ranks} ranks; {request.trials} trials an engine (Optuna's TPE, seed {study.seed}), the first with "
-        f"the controlled setting; then {request.repeats} fresh rounds of winner and controlled run, interleaved.",
+        f"{request.matrix} at {request.ranks} ranks; {request.trials} trials an engine (Optuna's TPE, seed {study.seed}), "
+        f"the first with the controlled setting; then {request.repeats} fresh rounds of winner and controlled run, interleaved.",
         "speed ratio: tuned over controlled, of runs of one round, median over rounds; verdict: Mann-Whitney, Holm-corrected over the "
         "engines, and the interval excludes 1.",
         "trial over repeats: the winning trial's speed over that of its fresh repeats; above 1 is the winner's luck, which the ratio "

@@ -75,7 +75,8 @@ def has_gpu() -> bool:
 def base(engine: str, config: Mapping[str, Any]) -> RunConfig:
     """The controlled run of an engine under a matrix's overrides. Raises MatrixError for an unknown engine."""
     label = "zero-2" if engine == STAGED else engine
-    return matrix.Matrix(name="tuned", engines=(matrix.REFERENCE, label), config=config).run_config(label)
+    engines = tuple(dict.fromkeys((matrix.REFERENCE, label)))
+    return matrix.Matrix(name="tuned", engines=engines, config=config).run_config(label)
 
 
 def knobs(engine: str) -> list[Knob]:
