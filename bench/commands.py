@@ -63,7 +63,7 @@ class Report:
     """Print the tables of a comparison: engine, throughput with its interval, memory, verdict, and what may be said of pairs."""
 
     comparison: tyro.conf.Positional[str] = "latest"
-    """Name of a comparison (its file without .compare.json), or latest."""
+    """Name of a comparison or of a study (its file without .compare.json or .tune.json), or latest."""
     results: Path = Path("results")
     """Folder of the records."""
     all: bool = False
@@ -92,6 +92,10 @@ def report(argv: Sequence[str] | None = None) -> int:
     made = groups(records)
     files = verdicts.by_file(records)
     found = [verdicts.compare(group, files) for group in made] if len(made) <= PAIRED_GROUPS else []
+    study = studied(asked.comparison, asked.results) if not asked.all else None
+    if study:
+        console.print(study[0])
+        console.print()
     for index, group in enumerate(made):
         console.print(table.terminal(group))
         if found:
@@ -99,7 +103,11 @@ def report(argv: Sequence[str] | None = None) -> int:
         console.print()
     if asked.markdown:
         pairs = "".join("\n" + "\n".join(verdicts.markdown(each)) + "\n" for each in found)
-        asked.markdown.write_text(table.markdown(made, folder=relative(asked.results, asked.markdown.parent)) + pairs)
+        asked.markdown.write_text(
+            (study[1] + "\n" if study else "")
+            + table.markdown(made, folder=relative(asked.results, asked.markdown.parent))
+            + pairs
+        )
         print(f"wrote {asked.markdown}")
     if asked.html:
         from bench.report import page
@@ -120,11 +128,13 @@ class Plot:
     """Draw figures of a comparison: the overview (throughput and memory), or one subject, or all."""
 
     figure: tyro.conf.Positional[
-        Literal["overview", "throughput", "efficiency", "memory", "steps", "loss", "wire", "detection", "all"]
+        Literal[
+            "overview", "throughput", "efficiency", "memory", "steps", "loss", "wire", "detection", "tuned-loss", "all"
+        ]
     ] = "overview"
     """What to draw."""
     comparison: tyro.conf.Positional[str] = "latest"
-    """Name of a comparison (its file without .compare.json), or latest."""
+    """Name of a comparison or of a study (its file without .compare.json or .tune.json), or latest."""
     results: Path = Path("results")
     """Folder of the records."""
     all: bool = False
@@ -173,7 +183,11 @@ def chosen(name: str, results: Path, everything: bool) -> tuple[str, list[dict[s
     from bench import comparison
     from bench.report import load
 
-    if everything:
+    if not everything and (path := results / f"{name}{load.STUDY}").is_file():
+        from bench.tuning.study import read
+
+        loaded = load.load(results, [*dict.fromkeys(read(path).again)])
+    elif everything:
         name, loaded = "all", load.load(results)
     else:
         kept = (
@@ -185,6 +199,20 @@ def chosen(name: str, results: Path, everything: bool) -> tuple[str, list[dict[s
     if not loaded.records:
         raise load.Unreadable(f"no record to show in {results}; make some with: ringzero compare quick")
     return name, loaded.records, not loaded.unreadable
+
+
+def studied(name: str, results: Path) -> tuple[Any, str] | None:
+    """The table of a study, for a terminal and as Markdown; None where `name` is no study's."""
+    from bench.report import load, tuned, verdicts
+    from bench.tuning import outcome
+    from bench.tuning.study import read
+
+    if not (path := results / f"{name}{load.STUDY}").is_file():
+        return None
+    study = read(path)
+    loaded = load.load(results, [*dict.fromkeys([*study.references, *study.again])])
+    found = outcome.outcomes(study, verdicts.by_file(loaded.records))
+    return tuned.terminal(study, found), tuned.markdown(study, found)
 
 
 def relative(folder: Path, start: Path) -> str:
