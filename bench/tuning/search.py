@@ -7,7 +7,7 @@ from typing import Any
 from bench.config import ConfigError, RunConfig
 from bench.tuning.space import Chosen, Knob, allowed
 
-ASKED = 200  # times, before a space counts as used up
+ASKED = 100  # times of each sampler: the second is blind, and where it finds nothing new, the space is used up
 RANDOM = 3  # trials at random after the controlled one, before the model of what was seen decides
 
 
@@ -37,30 +37,36 @@ def propose(knobs: Sequence[Knob], config: RunConfig, past: Sequence[Tried], see
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=seed * 1000 + len(past), n_startup_trials=RANDOM + 1)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    by_name = {knob.name: optuna.distributions.CategoricalDistribution(knob.values) for knob in knobs}
-    for each in past:
-        state = optuna.trial.TrialState.FAIL if each.speed is None else optuna.trial.TrialState.COMPLETE
-        study.add_trial(
-            optuna.trial.create_trial(
-                params=each.chosen,
-                distributions={name: by_name[name] for name in each.chosen},
-                value=each.speed,
-                state=state,
-            )
-        )
-    seen = [each.chosen for each in past]
-    for _ in range(ASKED):
-        trial = study.ask()
-        chosen: dict[str, Any] = {}
-        for knob in knobs:
-            if knob.applies(chosen, config):
-                chosen[knob.name] = trial.suggest_categorical(knob.name, knob.values)
-        if chosen not in seen and allowed(config, chosen):
-            return chosen
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    drawn = seed * 1000 + len(past)
+    known = optuna.samplers.TPESampler(seed=drawn, n_startup_trials=RANDOM + 1)
+    for sampler in (known, optuna.samplers.RandomSampler(seed=drawn)):
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for each in past:
+            study.add_trial(_told(each, knobs))
+        for _ in range(ASKED):
+            trial = study.ask()
+            chosen: dict[str, Any] = {}
+            for knob in knobs:
+                if knob.applies(chosen, config):
+                    chosen[knob.name] = trial.suggest_categorical(knob.name, knob.values)
+            if all(chosen != each.chosen for each in past) and allowed(config, chosen):
+                return chosen
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
     return None
+
+
+def _told(tried: Tried, knobs: Sequence[Knob]) -> Any:
+    """A trial as Optuna keeps it."""
+    import optuna
+
+    state = optuna.trial.TrialState
+    values = {knob.name: optuna.distributions.CategoricalDistribution(knob.values) for knob in knobs}
+    return optuna.trial.create_trial(
+        params=tried.chosen,
+        distributions={name: values[name] for name in tried.chosen},
+        value=tried.speed,
+        state=state.FAIL if tried.speed is None else state.COMPLETE,
+    )
 
 
 def controlled(knobs: Sequence[Knob], config: RunConfig) -> dict[str, Any]:
