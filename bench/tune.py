@@ -82,7 +82,7 @@ def show_plan(console: Console, study: Study, left: int, estimate_s: float) -> N
     wanted = study.request
     console.print(
         f"{wanted.matrix} at {wanted.ranks} ranks: {len(wanted.engines)} engines x {wanted.trials} trials, then at most "
-        f"{wanted.repeats} rounds of each winner and its controlled run; seed {study.seed}.",
+        f"{wanted.repeats} round{'s' * (wanted.repeats != 1)} of each winner and its controlled run; seed {study.seed}.",
         soft_wrap=True,
     )
     console.print(
@@ -98,7 +98,7 @@ def show_plan(console: Console, study: Study, left: int, estimate_s: float) -> N
                 console.print(Text(f"    {knob.name.replace('_', ' ')}: {values}", "dim"), soft_wrap=True)
     if wanted.repeats < (needed := ranktest.needed(len(wanted.engines))):
         console.print(
-            Text(f"  with {wanted.repeats} repeats nothing can be called faster: it takes --repeats {needed}", "dim"),
+            Text(f"  with --repeats {wanted.repeats} nothing can be called faster: it takes --repeats {needed}", "dim"),
             soft_wrap=True,
         )
     for line in machine.warnings(machine.look()):

@@ -34,11 +34,12 @@ def notes(study: Study, found: Sequence[Outcome]) -> list[str]:
     """What each engine's best setting is, what was tried, and what may be said of it; a line each."""
     told = []
     for each in found:
-        budget = f"{len(each.trials)} trials" + (f", {each.failed} of them failed or void" if each.failed else "")
+        budget = f"{len(each.trials)} trial{'s' * (len(each.trials) != 1)}" + (
+            f", {each.failed} of them failed or void" if each.failed else ""
+        )
         used = "; every setting was tried" if each.engine in study.exhausted else ""
-        line = f"{each.engine}: {each.what or 'nothing'} ({budget}{used})"
-        if each.why:
-            line += f"; {each.why}"
+        line = f"{each.engine}: {each.what or 'no setting'} ({budget}{used})"
+        line += f"; {each.why}" if each.why else ""
         if each.verdict is not None:
             line += f"; {each.verdict.status}" + (f": {each.verdict.why}" if each.verdict.status != "verified" else "")
         told.append(line)

@@ -83,8 +83,12 @@ def _outcome(
     facts: Mapping[str, Any], sides: Mapping[str, Sequence[Record]], pair: Pair | None, reference: Record | None
 ) -> Outcome:
     why = ""
-    if facts["winner"] is None:
-        why = "no trial may be spoken of"
+    if not facts["trials"]:
+        why = "no trial was taken"
+    elif facts["winner"] is None:
+        why = "no trial finished with the right answer"
+    elif len(facts["trials"]) == 1:
+        why = "only the controlled setting was tried"
     elif facts["winner"] == 0:
         why = "no setting was faster than the controlled one"
     elif pair is None:
