@@ -4,14 +4,15 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
+from backends.tuning import Tuning
 from backends.world import World
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -42,10 +43,11 @@ class EngineConfig:
     transport: str = "auto"  # ring only: mpi, torch
     device: str = "cpu"
     timeout_s: float = 120.0  # a collective that lasts longer is an error
+    tuning: Tuning = field(default_factory=Tuning)
 
     @property
     def bucket_bytes(self) -> int:
-        return int(self.bucket_mb * 2**20)
+        return int((self.tuning.own_bucket_mb or self.bucket_mb) * 2**20)
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,16 @@ def fingerprint(state: Mapping[str, Tensor]) -> tuple[float, float]:
         plain += flat.sum().item()
         weighted += index * (flat * torch.linspace(1, 2, flat.numel(), dtype=torch.float64)).sum().item()
     return plain, weighted
+
+
+def is_fused(optimizer: Optimizer | None) -> bool:
+    """Whether every parameter is updated by torch's fused kernel."""
+    return optimizer is not None and all(bool(group.get("fused")) for group in optimizer.param_groups)
+
+
+def fused_wanted(config: EngineConfig, optimizer: Optimizer | None) -> bool:
+    """Whether that update should be fused: SGD, which proves a run, never is."""
+    return config.tuning.fused_optimizer and not isinstance(optimizer, SGD)
 
 
 def optimizer_tensors(optimizer: Optimizer) -> list[Tensor]:

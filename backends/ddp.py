@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from backends.group import TorchGroup, broadcast_from_first
@@ -28,26 +29,30 @@ class DDP(TorchGroup, Replica):
         self.wrapped = DistributedDataParallel(
             self.model,
             device_ids=[self.device] if self.device.type == "cuda" else None,
-            bucket_cap_mb=self.config.bucket_mb,
+            bucket_cap_mb=self.config.bucket_bytes / 2**20,
             forward_sync_buffers=False,  # frozen statistics never change: the others send none either
             find_unused_parameters=False,
             init_sync=True,
             **options,
         )
+        if self.config.tuning.compression == "fp16":
+            self.wrapped.register_comm_hook(None, fp16_compress_hook)
 
     def asked(self) -> dict[str, Any]:
         return {
             **super().asked(),
             "bucket_bytes": self.config.bucket_bytes,
-            "gradient_as_bucket_view": True,
-            "static_graph": False,
+            "gradient_as_bucket_view": self.config.tuning.gradient_as_bucket_view,
+            "static_graph": self.config.tuning.static_graph,
             "find_unused_parameters": False,
             "forward_sync_buffers": False,
+            "compression": self.config.tuning.compression,
             "world_size": self.world.size,
         }
 
     def applied(self) -> dict[str, Any]:
         ddp = self.wrapped
+        hooks = ", ".join(hook.__name__ for hook, _ in ddp._comm_hooks)
         return {
             **super().applied(),
             "bucket_bytes": ddp.bucket_bytes_cap,
@@ -55,6 +60,7 @@ class DDP(TorchGroup, Replica):
             "static_graph": ddp.static_graph,
             "find_unused_parameters": ddp.find_unused_parameters,
             "forward_sync_buffers": ddp.forward_sync_buffers,
+            "compression": {"": "none", "fp16_compress_hook": "fp16"}.get(hooks, hooks),
             "world_size": torch.distributed.get_world_size(ddp.process_group),
         }
 

@@ -20,6 +20,8 @@ from backends.base import (
     EngineConfig,
     MakeOptimizer,
     StepInfo,
+    fused_wanted,
+    is_fused,
     optimizer_tensors,
     rng_state,
     set_rng_state,
@@ -62,7 +64,7 @@ class DeepSpeed(TorchGroup):
         zero: dict[str, Any] = {"stage": config.zero_stage}
         if config.zero_stage:
             zero |= {
-                "overlap_comm": True,
+                "overlap_comm": config.tuning.overlap_comm,
                 "contiguous_gradients": True,
                 "reduce_scatter": True,
                 "reduce_bucket_size": bucket,
@@ -72,12 +74,13 @@ class DeepSpeed(TorchGroup):
                 "ignore_unused_parameters": True,
             }
         if config.zero_stage in (1, 2):
-            zero |= {"use_multi_rank_bucket_allreduce": True, "compute_grad_norm": True}
+            zero |= {"use_multi_rank_bucket_allreduce": config.tuning.multi_rank_allreduce, "compute_grad_norm": True}
         if config.zero_stage == 3:  # its thresholds would leave a small model whole
+            kept = 0 if config.tuning.reshard else 1_000_000_000  # elements that may stay gathered until backward
             zero |= {
                 "stage3_param_persistence_threshold": 0,
-                "stage3_max_live_parameters": 0,
-                "stage3_max_reuse_distance": 0,
+                "stage3_max_live_parameters": kept,
+                "stage3_max_reuse_distance": kept,
                 "stage3_prefetch_bucket_size": bucket,
                 "sub_group_size": 1_000_000_000,
                 "memory_efficient_linear": True,
@@ -91,7 +94,7 @@ class DeepSpeed(TorchGroup):
             "gradient_clipping": config.clip_norm,
             "prescale_gradients": False,
             "gradient_predivide_factor": 1.0,
-            "communication_data_type": "fp32",
+            "communication_data_type": "fp16" if config.tuning.compression == "fp16" else "fp32",
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # the update rule is the same torch optimizer for every engine
             "zero_optimization": zero,
@@ -109,10 +112,23 @@ class DeepSpeed(TorchGroup):
     def _own(self, make_optimizer: MakeOptimizer) -> None:
         broadcast_from_first(self.model)  # the engine leaves buffers as they lie on each rank
         self.native = self.native_config()
-        optimizer = make_optimizer([p for _, p in trained(self.model)])
+        optimizer = self._replaced(make_optimizer([p for _, p in trained(self.model)]))
         self.engine, self.optimizer, _, _ = self.deepspeed.initialize(
             model=self.model, optimizer=optimizer, config=self.native, dist_init_required=False
         )
+
+    def _replaced(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The optimizer, or, where it is asked for, the engine's own AdamW in its place; SGD has no counterpart there."""
+        self._own_adam = self.config.tuning.engine_adam and isinstance(optimizer, torch.optim.AdamW)
+        if not self._own_adam:
+            return optimizer
+        from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+
+        (group,) = optimizer.param_groups
+        same = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay")}
+        if self.config.offload_optimizer:
+            return DeepSpeedCPUAdam(group["params"], adamw_mode=True, **same)
+        return FusedAdam(group["params"], adam_w_mode=True, **same)
 
     def asked(self) -> dict[str, Any]:
         native, zero = self.native, self.native["zero_optimization"]
@@ -132,13 +148,14 @@ class DeepSpeed(TorchGroup):
         asked |= {key.removeprefix("stage3_"): value for key, value in zero.items() if key != "offload_optimizer"}
         return asked | {
             "offload_optimizer": self.config.offload_optimizer,
-            "communication_data_type": "torch.float32",
+            "communication_data_type": "torch.float16" if self.config.tuning.compression == "fp16" else "torch.float32",
             "parameter_dtypes": ["torch.float32"],
             "comms_logger": False,
             "flops_profiler": False,
             "throughput_timer": False,
             "torch_autocast": False,
-            "update_rule": type(self._torch_optimizer()).__module__.partition(".")[0],
+            "update_rule": "deepspeed" if self._own_adam else "torch",
+            "fused_optimizer": fused_wanted(self.config, self._torch_optimizer()),
         }
 
     def applied(self) -> dict[str, Any]:
@@ -161,6 +178,7 @@ class DeepSpeed(TorchGroup):
             "throughput_timer": engine.tput_timer.config.enabled,
             "torch_autocast": engine.torch_autocast_enabled(),
             "update_rule": type(self._torch_optimizer()).__module__.partition(".")[0],
+            "fused_optimizer": is_fused(self._torch_optimizer()),
         }
         zero = engine._config.zero_config
         for key in self.asked():

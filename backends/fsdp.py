@@ -14,6 +14,8 @@ from backends.base import (
     BackendError,
     MakeOptimizer,
     StepInfo,
+    fused_wanted,
+    is_fused,
     optimizer_tensors,
     rng_state,
     set_rng_state,
@@ -32,30 +34,37 @@ class FSDP(TorchGroup):
     """Shards every member of each ModuleList, then the root. Its unit of exchange is the block: there is no bucket size."""
 
     name: ClassVar[str] = "fsdp"
-    reshard_blocks = True  # the textbook form: gathered again in backward
 
     def _own(self, make_optimizer: MakeOptimizer) -> None:
         broadcast_from_first(self.model)  # fully_shard takes the values as they lie on each rank
         mesh = init_device_mesh(self.device.type, (self.world.size,))
-        policy = MixedPrecisionPolicy()  # precision is decided inside the model
-        lists = [m for m in self.model.modules() if isinstance(m, nn.ModuleList)]
-        for block in [block for modules in reversed(lists) for block in modules]:
-            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=self.reshard_blocks)
+        half = self.config.tuning.compression == "fp16"  # what travels; precision is decided inside the model
+        policy = MixedPrecisionPolicy(reduce_dtype=torch.float16 if half else None)
+        for block in self._blocks():
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=self.config.tuning.reshard)
         fully_shard(self.model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         self.parameters = [p for _, p in trained(self.model)]  # after sharding: these are the new parameters
         self.optimizer = make_optimizer(self.parameters)
 
+    def _blocks(self) -> list[nn.Module]:
+        """What is sharded on its own before the root: gathered again in backward, the textbook form, unless tuned."""
+        if self.config.tuning.one_unit:
+            return []
+        lists = [m for m in self.model.modules() if isinstance(m, nn.ModuleList)]
+        return [block for modules in reversed(lists) for block in modules]
+
     def asked(self) -> dict[str, Any]:
-        blocks = sum(len(m) for m in self.model.modules() if isinstance(m, nn.ModuleList))
+        blocks = len(self._blocks())
         return {
             "clip_norm": self.config.clip_norm,
             "accumulation": self.config.accumulation,
             "sharded_modules": blocks + 1,
-            "reshard_after_forward": [self.reshard_blocks] if blocks else [],
+            "reshard_after_forward": [self.config.tuning.reshard] if blocks else [],
             "root_reshard_after_forward": False,
             "parameters_sharded": True,
             "param_dtype": None,
-            "reduce_dtype": None,
+            "reduce_dtype": "torch.float16" if self.config.tuning.compression == "fp16" else None,
+            "fused_optimizer": fused_wanted(self.config, self.optimizer),
             "world_size": self.world.size,
         }
 
@@ -80,6 +89,7 @@ class FSDP(TorchGroup):
             "parameters_sharded": all(isinstance(p, DTensor) for p in self.model.parameters()),
             "param_dtype": next((str(p.param_dtype) for p in policies if p.param_dtype), None),
             "reduce_dtype": next((str(p.reduce_dtype) for p in policies if p.reduce_dtype), None),
+            "fused_optimizer": is_fused(self.optimizer),
             "world_size": torch.distributed.get_world_size(),
         }
 

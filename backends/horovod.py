@@ -12,6 +12,16 @@ from backends.base import BackendError, BackendUnavailable, EngineConfig, traine
 from backends.replica import Replica
 from backends.world import World
 
+# Few samples, so that the search ends within a run's warm-up and first steps.
+AUTOTUNE = {
+    "HOROVOD_AUTOTUNE": "1",
+    "HOROVOD_AUTOTUNE_WARMUP_SAMPLES": "1",
+    "HOROVOD_AUTOTUNE_STEPS_PER_SAMPLE": "1",
+    "HOROVOD_AUTOTUNE_BAYES_OPT_MAX_SAMPLES": "8",
+}
+# A value in the environment is fixed: the autotuner would leave it (horovod/common/operations.cc).
+CHOSEN_BY_AUTOTUNE = ("HOROVOD_FUSION_THRESHOLD", "HOROVOD_CYCLE_TIME", "HOROVOD_CACHE_CAPACITY")
+
 
 class Horovod(Replica):
     """Wraps the optimizer. Its settings are environment variables, read once when it starts."""
@@ -22,9 +32,10 @@ class Horovod(Replica):
         if find_spec("horovod") is None:
             raise BackendUnavailable("Horovod is not installed; type: make horovod   (or: python -m backends.build)")
         super().__init__(world, config)
+        tuning = config.tuning
         self.environment = {
             "HOROVOD_FUSION_THRESHOLD": str(config.bucket_bytes),
-            "HOROVOD_CYCLE_TIME": "1",  # ms between two looks at the queue; its default, stated
+            "HOROVOD_CYCLE_TIME": f"{tuning.cycle_ms or 1:g}",  # ms between two looks at the queue; its default, stated
             "HOROVOD_CACHE_CAPACITY": "1024",
             "HOROVOD_HIERARCHICAL_ALLREDUCE": "0",
             "HOROVOD_HIERARCHICAL_ALLGATHER": "0",
@@ -34,8 +45,13 @@ class Horovod(Replica):
             "HOROVOD_GLOO_TIMEOUT_SECONDS": str(max(2, int(config.timeout_s))),
             "HOROVOD_LOG_LEVEL": os.environ.get("HOROVOD_LOG_LEVEL", "error"),
         }
+        if tuning.autotune:
+            self.environment |= AUTOTUNE
+        unset = [name for name in CHOSEN_BY_AUTOTUNE if tuning.autotune]
+        for name in unset:
+            del self.environment[name]
         os.environ.update(self.environment)
-        for name in ("HOROVOD_TIMELINE", "HOROVOD_AUTOTUNE_LOG"):
+        for name in ("HOROVOD_TIMELINE", "HOROVOD_AUTOTUNE_LOG", *unset):
             os.environ.pop(name, None)  # a timeline writes a file in the middle of what is measured
         try:
             import horovod.torch as hvd
@@ -70,7 +86,7 @@ class Horovod(Replica):
         self.optimizer = self.hvd.DistributedOptimizer(
             self.optimizer,
             named_parameters=trained(self.model),
-            compression=self.hvd.Compression.none,
+            compression=getattr(self.hvd.Compression, self.config.tuning.compression),
             backward_passes_per_step=self.config.accumulation,
             op=self.hvd.Average,
             gradient_predivide_factor=1.0,
@@ -84,7 +100,7 @@ class Horovod(Replica):
             **self.environment,
             "backward_passes_per_step": self.config.accumulation,
             "op": "Average",
-            "compression": "NoneCompressor",
+            "compression": {"none": "NoneCompressor", "fp16": "FP16Compressor"}[self.config.tuning.compression],
             "gradient_predivide_factor": 1.0,
             "hooked_tensors": len(trained(self.model)) if self.world.size > 1 else 0,
             "world_size": self.world.size,

@@ -12,6 +12,8 @@ from backends.base import (
     BackendError,
     MakeOptimizer,
     StepInfo,
+    fused_wanted,
+    is_fused,
     optimizer_tensors,
     rng_state,
     set_rng_state,
@@ -36,10 +38,18 @@ class Replica(Backend):
         """Attach the engine to `self.model` or `self.optimizer`."""
 
     def asked(self) -> dict[str, Any]:
-        return {"clip_norm": self.config.clip_norm, "accumulation": self.config.accumulation}
+        return {
+            "clip_norm": self.config.clip_norm,
+            "accumulation": self.config.accumulation,
+            "fused_optimizer": fused_wanted(self.config, self.optimizer),
+        }
 
     def applied(self) -> dict[str, Any]:
-        return self.asked()  # this class itself clips and counts: there is nobody else to ask
+        return {
+            "clip_norm": self.config.clip_norm,  # this class itself clips and counts: there is nobody else to ask
+            "accumulation": self.config.accumulation,
+            "fused_optimizer": is_fused(self.optimizer),
+        }
 
     def forward(self, batch: Mapping[str, Tensor], *, sync: bool) -> Any:
         return self.model(batch)

@@ -11,6 +11,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("bench.doctor:main", "what is installed and bound here, and what would make a number wrong"),
     "launch": ("bench.commands:launch", "one run, all its ranks, under the engine's own launcher"),
     "compare": ("bench.compare:main", "a matrix of runs: every engine against one plain process"),
+    "tune": ("bench.tune:main", "each engine at its best within the same number of trials, and what that is worth"),
     "report": ("bench.commands:report", "the tables of a comparison: terminal, Markdown, one HTML page, CSV, Parquet"),
     "plot": ("bench.commands:plot", "the figures of a comparison, as PNG, SVG or PDF"),
     "diff": ("bench.diff:main", "what became slower, heavier or less accurate between two sets of records"),

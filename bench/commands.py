@@ -64,7 +64,7 @@ class Report:
     """Print the tables of a comparison: engine, throughput with its interval, memory, verdict, and what may be said of pairs."""
 
     comparison: tyro.conf.Positional[str] = "latest"
-    """Name of a comparison (its file without .compare.json), or latest."""
+    """Name of a comparison or of a study (its file without .compare.json or .tune.json), or latest."""
     results: Path = Path("results")
     """Folder of the records."""
     all: bool = False
@@ -99,6 +99,10 @@ def report(argv: Sequence[str] | None = None) -> int:
     made = groups(records)
     files = verdicts.by_file(records)
     found = [verdicts.compare(group, files) for group in made] if len(made) <= PAIRED_GROUPS else []
+    study = studied(asked.comparison, asked.results) if not asked.all else None
+    if study:
+        console.print(study[0])
+        console.print()
     for index, group in enumerate(made):
         console.print(table.terminal(group))
         if found:
@@ -110,7 +114,7 @@ def report(argv: Sequence[str] | None = None) -> int:
         pairs = "".join("\n" + "\n".join(verdicts.markdown(each)) + "\n" for each in found)
         meant = "".join("\n".join(costs.markdown(group, files, stated)) + "\n" for group in made)
         tables = table.markdown(made, folder=relative(asked.results, asked.markdown.parent))
-        asked.markdown.write_text(tables + pairs + meant)
+        asked.markdown.write_text((study[1] + "\n" if study else "") + tables + pairs + meant)
         print(f"wrote {asked.markdown}")
     if asked.html:
         from bench.report import page
@@ -139,6 +143,7 @@ class Plot:
             "steps",
             "phases",
             "loss",
+            "tuned-loss",
             "wire",
             "detection",
             "auroc",
@@ -147,7 +152,7 @@ class Plot:
     ] = "overview"
     """What to draw."""
     comparison: tyro.conf.Positional[str] = "latest"
-    """Name of a comparison (its file without .compare.json), or latest."""
+    """Name of a comparison or of a study (its file without .compare.json or .tune.json), or latest."""
     results: Path = Path("results")
     """Folder of the records."""
     all: bool = False
@@ -196,7 +201,11 @@ def chosen(name: str, results: Path, everything: bool) -> tuple[str, list[dict[s
     from bench import comparison
     from bench.report import load
 
-    if everything:
+    if not everything and (path := results / f"{name}{load.STUDY}").is_file():
+        from bench.tuning.study import read
+
+        loaded = load.load(results, [*dict.fromkeys(read(path).again)])
+    elif everything:
         name, loaded = "all", load.load(results)
     else:
         kept = (
@@ -209,6 +218,20 @@ def chosen(name: str, results: Path, everything: bool) -> tuple[str, list[dict[s
         raise load.Unreadable(f"no record to show in {results}; make some with: ringzero compare quick")
     gc.freeze()  # of many records, each full collection would look through millions of objects that stay
     return name, loaded.records, not loaded.unreadable
+
+
+def studied(name: str, results: Path) -> tuple[Any, str] | None:
+    """The table of a study, for a terminal and as Markdown; None where `name` is no study's."""
+    from bench.report import load, tuned, verdicts
+    from bench.tuning import outcome
+    from bench.tuning.study import read
+
+    if not (path := results / f"{name}{load.STUDY}").is_file():
+        return None
+    study = read(path)
+    loaded = load.load(results, [*dict.fromkeys([*study.references, *study.again])])
+    found = outcome.outcomes(study, verdicts.by_file(loaded.records))
+    return tuned.terminal(study, found), tuned.markdown(study, found)
 
 
 def relative(folder: Path, start: Path) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from backends.tuning import Tuning
+
 SAME_EXPERIMENT = ("workload", "training")  # the groups that decide what is computed; the others only how and where
 
 
@@ -139,6 +141,7 @@ class RunConfig:
     workload: Workload = field(default_factory=Workload)
     training: Training = field(default_factory=Training)
     measure: Measure = field(default_factory=Measure)
+    tuning: Tuning = field(default_factory=Tuning)
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
@@ -179,6 +182,22 @@ class RunConfig:
                 raise ConfigError("--target-auroc is looked for every so many steps; add --evaluate-every 5, say")
         if self.engine.offload_optimizer and (self.engine.backend != "deepspeed" or self.engine.zero_stage == 0):
             raise ConfigError("--offload-optimizer needs --backend deepspeed with --zero-stage 1, 2 or 3")
+        if why := self.tuning.wrong(self.engine.label):
+            raise ConfigError(why)
+        if self.engine.backend == "fsdp" and self.tuning.compression != "none" and self.training.accumulation > 1:
+            raise ConfigError(
+                "fsdp would also add up micro-batches in 16 bits: --compression fp16 needs --accumulation 1 there"
+            )
+        if self.tuning.static_graph and self.training.accumulation > 1:
+            raise ConfigError("DDP's static graph can't leave out an exchange: --static-graph needs --accumulation 1")
+        for name in ("fused_optimizer", "engine_adam"):
+            if getattr(self.tuning, name) and self.training.optimizer != "adamw":
+                raise ConfigError(f"--{name.replace('_', '-')} is of AdamW; it needs --optimizer adamw")
+
+    @property
+    def track(self) -> str:
+        """controlled: nothing but the engine differs between runs; tuned: this engine has settings of its own."""
+        return "tuned" if self.tuning.changed() else "controlled"
 
     def micro_batch(self, ranks: int) -> int:
         """Samples in one micro-batch of one rank. Raises ConfigError where the ranks can't share the batch evenly."""

@@ -104,7 +104,7 @@ def rows(side: Sequence[dict[str, Any]], name: str, *, by_machine: bool) -> dict
     made: dict[changes.Key, changes.Side] = {}
     for group in groups(side):
         for row in group.rows:
-            key = changes.Key(row.label, row.ranks, group.experiment, group.device, group.machine if by_machine else "")
+            key = changes.Key(row.name, row.ranks, group.experiment, group.device, group.machine if by_machine else "")
             if key in made:
                 raise NotComparable(f"{name} holds {row.label} x{row.ranks} of several machines; give records of one")
             made[key] = changes.Side(row, group, [by_run[file] for file in row.files])

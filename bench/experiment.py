@@ -45,7 +45,11 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     """Everything that one run measures, as record fields; whole on rank 0, the other ranks help. `scratch` is shared by all."""
     training = config.training
     factory = optimizer_factory(
-        training.optimizer, lr=training.lr, weight_decay=training.weight_decay, device=backend.device
+        training.optimizer,
+        lr=training.lr,
+        weight_decay=training.weight_decay,
+        device=backend.device,
+        fused=config.tuning.fused_optimizer,
     )
     give_back_freed()
     peak, moment = PeakMemory(backend.device), AtPeak(backend.device)

@@ -48,6 +48,7 @@ def close(
         "command": list(command),
         "config": config.to_dict(),
         "experiment": config.experiment_id(),
+        "track": config.track,
         "engine": {"label": config.engine.label, "asked": None, "applied": None, "native": None},
         "world": {"size": ranks, "launcher": Path(command[0]).name, "hosts": None, "oversubscribed": None},
         "environment": {"machine": dataclasses.asdict(machine.look()), **commit},

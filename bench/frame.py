@@ -15,7 +15,7 @@ from bench import stats
 from bench.derived import NOTHING, Stated, derive
 from bench.report.load import Loaded
 from bench.report.load import load as read
-from bench.report.rows import cause, device, machine, memory_bytes
+from bench.report.rows import cause, device, machine, memory_bytes, track
 from bench.verify import Verdict, against, references
 from bench.wire import expected
 
@@ -81,6 +81,7 @@ def _row(record: Record, judge: Callable[[Record], Verdict], stated: Stated) -> 
         "verdict": verdict.status if verdict else "failed",
         "why": trouble or (verdict.why if verdict else cause(record)),
         "experiment": record["experiment"],
+        "track": track(record),
         "oversubscribed": record["world"].get("oversubscribed"),
         **_numbers(speed),
         **_numbers(_memory(record)),

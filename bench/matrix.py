@@ -142,7 +142,7 @@ def check_values(config: Mapping[str, Mapping[str, Any]]) -> None:
                     type(value) is hint,
                     {bool: "true or false", int: "a whole number", str: "a string"}[hint],
                 )
-            elif hint is float:
+            elif hint in (float, float | None):
                 fits, wanted = type(value) in (int, float), "a number"
             else:
                 fits, wanted = isinstance(value, str | Path), "a path"

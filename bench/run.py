@@ -147,6 +147,7 @@ def join(config: RunConfig, world: World) -> "Backend":
         offload_optimizer=config.engine.offload_optimizer,
         transport=config.engine.transport,
         device=device(config, world),
+        tuning=config.tuning,
         timeout_s=config.measure.limit_s * 2,  # the watch speaks first: it knows who and where
     )
     return backends.load(config.engine.backend)(world, settings)
@@ -161,11 +162,13 @@ def opening(config: RunConfig, world: World, cores: Cores, everyone: Sequence[Ma
         "run_id": None,
         "status": "running",
         "failure": None,
+        "losses": [],
         "started": now(),
         "finished": None,
         "command": [sys.executable, *sys.orig_argv[1:]],
         "config": config.to_dict(),
         "experiment": config.experiment_id(),
+        "track": config.track,
         "engine": {"label": config.engine.label},
         "world": {
             "size": world.size,

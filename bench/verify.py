@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from backends.tuning import INEXACT, Tuning, words
 from bench.legs import Leg, finite
 
 Status = Literal["reference", "verified", "unproven", "void"]
@@ -99,6 +100,8 @@ def against(reference: Mapping[str, Any] | None) -> Callable[[Mapping[str, Any]]
             return Verdict("unproven", missing)
         if record["run_id"] == reference["run_id"]:
             return Verdict("reference", "the run that others are compared with")
+        if inexact := {name: value for name, value in changed(record).items() if name in INEXACT}:
+            return _inexact(record, reference, words(inexact))
         precision = record["config"]["workload"]["precision"]
         worst = 0.0
         for name, ours, theirs in _legs(record, reference):
@@ -119,9 +122,34 @@ def references(records: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, A
     """The first finished `single` run of each experiment, by experiment."""
     found: dict[str, Mapping[str, Any]] = {}
     for record in sorted(records, key=lambda each: each["started"]):
-        if record["engine"]["label"] == "single" and record["status"] == "done":
+        if record["engine"]["label"] == "single" and record["status"] == "done" and not changed(record):
             found.setdefault(record["experiment"], record)
     return found
+
+
+def changed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the tuned track that a run was given, by name; empty on the controlled track."""
+    return Tuning(**record["config"].get("tuning", {})).changed()
+
+
+def loss_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[float, int] | None:
+    """(largest relative difference of the total loss, its step from 0) between two runs of one experiment.
+
+    None where a loss is missing, is no number, or the runs took different numbers of steps.
+    """
+    pairs = [(mine["total"], its["total"]) for mine, its in zip(ours["losses"], theirs["losses"], strict=False)]
+    if not pairs or len(ours["losses"]) != len(theirs["losses"]) or not all(finite(v) for both in pairs for v in both):
+        return None
+    apart = [abs(mine - its) / (abs(its) or 1.0) for mine, its in pairs]
+    return max(apart), apart.index(max(apart))
+
+
+def _inexact(record: Mapping[str, Any], reference: Mapping[str, Any], what: str) -> Verdict:
+    """A run that was told to compute something else: how far its losses are, and no claim that this is right."""
+    apart = loss_difference(record, reference)
+    far = f"losses differ from single's by up to {apart[0]:.1e} (step {apart[1]})" if apart else "losses not comparable"
+    why = f"{what} changes what is computed: {far}"
+    return Verdict("unproven", why, apart[1] if apart else None, apart[0] if apart else None)
 
 
 def _check_pair(record: Mapping[str, Any], reference: Mapping[str, Any]) -> None:

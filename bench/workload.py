@@ -143,12 +143,17 @@ def check_names(asked: WorkloadConfig) -> None:
 
 
 def optimizer_factory(
-    kind: str, *, lr: float, weight_decay: float, device: torch.device
+    kind: str, *, lr: float, weight_decay: float, device: torch.device, fused: bool = False
 ) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
-    """The same torch update rule for every engine, nothing left to a default that engines or devices choose."""
-    many = device.type == "cuda"  # one kernel over many tensors; on a CPU a loop is what torch itself takes
+    """The same torch update rule for every engine, nothing left to a default that engines or devices choose.
+
+    `fused` is of adamw alone: torch 2.13 has no fused SGD for sharded tensors, and the proof takes the plain one.
+    """
+    many = (
+        device.type == "cuda" and not fused
+    )  # one kernel over many tensors; on a CPU a loop is what torch itself takes
     if kind == "sgd":
         return lambda params: SGD(params, lr=lr, momentum=0.0, weight_decay=weight_decay, foreach=many, fused=False)
     return lambda params: AdamW(
-        params, lr=lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=weight_decay, amsgrad=False, foreach=many, fused=False
+        params, lr=lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=weight_decay, amsgrad=False, foreach=many, fused=fused
     )

@@ -11,6 +11,7 @@ import orjson
 from bench.comparison import SUFFIX
 from bench.record import SCHEMA
 
+STUDY = ".tune.json"  # what a search for an engine's best settings was
 EVALUATION = ".eval.json"  # ending of what `ringzero evaluate --output` writes: beside records, but no run
 NEEDED = ("run_id", "status", "started", "config", "experiment", "engine", "world", "environment", "ranks", "losses")
 
@@ -58,7 +59,7 @@ def load(folder: Path, names: Sequence[str] | None = None) -> Loaded:
     """
     if not folder.is_dir():
         raise Unreadable(f"no folder {folder}; give --results, or make records with: ringzero compare quick")
-    every = sorted(path for path in folder.glob("*.json") if not path.name.endswith((SUFFIX, EVALUATION)))
+    every = sorted(path for path in folder.glob("*.json") if not path.name.endswith((SUFFIX, STUDY, EVALUATION)))
     paths = every if names is None else [folder / name for name in names]
     records, unreadable = [], []
     collecting = gc.isenabled()

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from backends.tuning import words
 from bench import exposed, stats
 from bench.report.look import MEMORY
 from bench.stats import Estimate
-from bench.verify import Verdict, against, references
+from bench.verify import Verdict, against, changed, references
 
 ORDER = (
     "single",
@@ -49,11 +50,17 @@ class Row:
     thrashing: bool = False  # a GPU allocator was short of memory in the window
     evaluations: tuple[Mapping[str, Any], ...] = ()  # of the finished runs that evaluated what they trained
     warnings: tuple[str, ...] = ()  # of its runs, each once: what may have made a number wrong
+    tuned: str = ""  # settings of its own, in words
+
+    @property
+    def name(self) -> str:
+        """The engine, with the settings of its own."""
+        return f"{self.label} ({self.tuned})" if self.tuned else self.label
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Rows that may be compared: one experiment on one machine and device."""
+    """Rows that may be compared: one experiment on one machine and device, and one track of it."""
 
     experiment: str
     config: Mapping[str, Any]
@@ -63,17 +70,31 @@ class Group:
     commits: tuple[str, ...] = ()  # of this project, each once
     dates: tuple[str, str] = ("", "")  # first and last start, UTC
     runs: int = 0  # most finished runs of a row
+    track: str = "controlled"  # or tuned: engines with settings of their own, never in one table with the others
 
 
 def groups(records: Sequence[Record]) -> list[Group]:
-    """All records, sorted into tables: a table holds one experiment, on one machine and kind of device."""
-    tables: dict[tuple[str, str, str], list[Record]] = {}
+    """All records, sorted into tables: a table holds one experiment and track, on one machine and kind of device."""
+    tables: dict[tuple[str, str, str, str], list[Record]] = {}
     for record in sorted(records, key=lambda each: each["status"] != "done"):
-        place = (record["experiment"], device(record), machine(record))
+        place = (record["experiment"], track(record), device(record), machine(record))
         if record["status"] != "done":  # it may have ended before it knew its device and machine
-            place = next((known for known in tables if known[0] == record["experiment"]), place)
+            place = next((known for known in tables if known[:2] == place[:2]), place)
         tables.setdefault(place, []).append(record)
-    return [_group(members) for members in tables.values()]
+    known = references(records)
+    return [
+        _group(members, known, [each for each in tables.get((place[0], "controlled", *place[2:]), []) if _plain(each)])
+        for place, members in tables.items()
+    ]
+
+
+def track(record: Record) -> str:
+    """controlled or tuned."""
+    return "tuned" if changed(record) else "controlled"
+
+
+def _plain(record: Record) -> bool:
+    return record["engine"]["label"] == "single" and record["status"] == "done"
 
 
 def device(record: Record) -> str:
@@ -110,16 +131,16 @@ def thrashing(record: Record) -> bool:
     return any(((rank.get("memory") or {}).get("allocator") or {}).get("thrashing") for rank in record["ranks"])
 
 
-def _group(records: list[Record]) -> Group:
+def _group(records: list[Record], known: Mapping[str, Record], single: Sequence[Record]) -> Group:
+    """`single`: runs of one plain process on the same machine, whichever track the group is."""
     first = records[0]
-    cells: dict[tuple[int, int, str], list[Record]] = {}
+    cells: dict[tuple[int, int, str, str], list[Record]] = {}
     for record in records:
         label, size = record["engine"]["label"], record["world"]["size"]
         place = ORDER.index(label) if label in ORDER else len(ORDER)
-        cells.setdefault((0 if label == "single" else size, place, label), []).append(record)
-    single = [record for record in records if record["engine"]["label"] == "single" and record["status"] == "done"]
+        cells.setdefault((0 if label == "single" else size, place, label, words(changed(record))), []).append(record)
     base = stats.throughput(single).median if single else None
-    judge = against(references(records).get(first["experiment"]))
+    judge = against(known.get(first["experiment"]))
     rows = [_row(key[2], members, judge, base) for key, members in sorted(cells.items())]
     started = sorted(str(record["started"]) for record in records)
     return Group(
@@ -131,6 +152,7 @@ def _group(records: list[Record]) -> Group:
         commits=tuple(sorted({_commit(record) for record in records})),
         dates=(started[0], started[-1]),
         runs=max(len(row.files) for row in rows),
+        track=track(first),
     )
 
 
@@ -162,6 +184,7 @@ def _row(label: str, records: Sequence[Record], judge: Callable[[Record], Verdic
         thrashing=any(thrashing(record) for record in done),
         warnings=tuple(dict.fromkeys(said for record in records for said in record.get("warnings") or ())),
         evaluations=tuple(found for record in done if (found := record.get("evaluation"))),
+        tuned=words(changed(records[0])),
     )
 
 

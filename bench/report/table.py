@@ -37,6 +37,7 @@ def title(group: Group) -> str:
     return (
         f"{workload['preset']} on {workload['data']}, {workload['precision']}, {training['optimizer']}, global batch "
         f"{training['global_batch']}, {training['steps']} steps, {group.device}"
+        + (", tuned track: each engine with settings of its own" if group.track == "tuned" else "")
     )
 
 
@@ -100,7 +101,7 @@ def cells(row: Row) -> list[str]:
 
 def note(row: Row) -> str | None:
     """What the one word of the verdict leaves out; None where it says all."""
-    parts = []
+    parts = [f"with {row.tuned}"] if row.tuned else []
     if row.verdict is not None and row.verdict.status in ("void", "unproven"):
         parts.append(row.verdict.why)
     if row.thrashing:

@@ -1,5 +1,6 @@
 """What a table's numbers allow to be said: which engine is faster than which, at what risk, and what was too small to see."""
 
+import dataclasses
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
@@ -47,9 +48,10 @@ def compare(group: Group, files: Mapping[str, Mapping[str, Any]]) -> Verdicts:
     samples, left_out = [], []
     for row in group.rows:
         if why := unfit(row):
-            left_out.append(f"{row.label} x{row.ranks} ({why})")
+            left_out.append(f"{row.name} x{row.ranks} ({why})")
         else:
-            samples.append(pairwise.times([files[name] for name in row.files]))
+            sample = pairwise.times([files[name] for name in row.files])
+            samples.append(dataclasses.replace(sample, label=row.name))
     together = [pair for pair in itertools.combinations(samples, 2) if pair[0].ranks == pair[1].ranks]
     return Verdicts(
         pairs=tuple(pairwise.family(together)),

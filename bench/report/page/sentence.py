@@ -83,7 +83,7 @@ def alike(one: Row, other: Row, found: Verdicts | None) -> bool:
 
 def _tested(one: Row, other: Row, found: Verdicts | None) -> Pair | None:
     """Their rank test, where there is one with enough repeats to show anything."""
-    names = {(one.label, one.ranks), (other.label, other.ranks)}
+    names = {(one.name, one.ranks), (other.name, other.ranks)}
     for pair in found.pairs if found else ():
         if pair.possible and {(pair.first.label, pair.first.ranks), (pair.second.label, pair.second.ranks)} == names:
             return pair

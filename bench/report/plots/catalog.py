@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from bench.report import figures
-from bench.report.plots import auroc, detection, efficiency, loss, memory, phases, steps, throughput, wire
+from bench.report.plots import auroc, detection, efficiency, loss, memory, phases, steps, throughput, tuned_loss, wire
 from bench.report.plots.series import NothingToDraw, Record, families, only, title_of
 from bench.report.rows import Group
 
@@ -33,12 +33,16 @@ FIGURES: dict[str, Draw] = {
     "wire": wire.draw,
     "detection": detection.draw,
     "auroc": auroc.draw,
+    "tuned-loss": tuned_loss.draw,
 }
 ACROSS = ("throughput", "efficiency")  # they draw experiments together that differ in their global batch at most
 
 
 def together(name: str, groups: Sequence[Group]) -> list[list[Group]]:
     """Which groups go into one figure of that name."""
+    if name == "tuned-loss":  # both tracks of one experiment
+        places = dict.fromkeys((group.experiment, group.machine, group.device) for group in groups)
+        return [[g for g in groups if (g.experiment, g.machine, g.device) == place] for place in places]
     return families(groups) if name in ACROSS else [[group] for group in groups]
 
 

@@ -18,7 +18,7 @@ def draw(groups: Sequence[Group], records: Sequence[Record]) -> Figure:
     shown = [
         (row, runs[0])
         for row in widest(group.rows)
-        if (runs := records_of(row, records, void=True)) and _losses(runs[0]).size
+        if (runs := records_of(row, records, void=True)) and total_losses(runs[0]).size
     ]
     if not shown:
         raise NothingToDraw("no run finished, so there is no loss to draw")
@@ -31,7 +31,7 @@ def draw(groups: Sequence[Group], records: Sequence[Record]) -> Figure:
         left=0.062, right=0.982, top=1 - style.top(labels) / height, bottom=bottom / height, wspace=0.06
     )
     for count, (row, record) in enumerate(shown):
-        losses = _losses(record)
+        losses = total_losses(record)
         _line(left, row, np.arange(1, losses.size + 1), losses, count, len(shown))
         if row.throughput is not None:  # a wrong answer has no speed
             seconds = np.cumsum(slowest(record))
@@ -58,7 +58,7 @@ def widest(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row is most.get(row.label)]
 
 
-def _losses(record: Record) -> np.ndarray:
+def total_losses(record: Record) -> np.ndarray:
     """Total loss of each step, shape (steps,); a number that the record had to spell is NaN and leaves a gap."""
     return np.array([float(step["total"]) for step in record["losses"] or ()])
 

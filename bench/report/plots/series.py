@@ -67,7 +67,13 @@ def families(groups: Sequence[Group]) -> list[list[Group]]:
             key: value for key, value in group.config["training"].items() if key not in ("global_batch", "accumulation")
         }
         key = repr(
-            (group.machine, group.device, sorted(group.config["workload"].items(), key=str), sorted(training.items()))
+            (
+                group.machine,
+                group.device,
+                group.track,
+                sorted(group.config["workload"].items(), key=str),
+                sorted(training.items()),
+            )
         )
         found.setdefault(key, []).append(group)
     return list(found.values())
