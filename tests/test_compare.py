@@ -30,7 +30,7 @@ class Runner:
     ) -> None:
         self.results, self.spoil, self.runs = results, spoil, 0
 
-    def __call__(self, config: RunConfig, ranks: int, **_: Any) -> Path:
+    def __call__(self, config: RunConfig, ranks: int, place: str = "", **_: Any) -> Path:
         record = made.record(config.engine.label, ranks, repeat=self.runs)
         self.runs += 1
         return self.results / made.write(self.results, self.spoil(record))[0]
@@ -89,10 +89,10 @@ def test_a_void_run_has_no_speed_and_is_not_good(tmp_path: Path) -> None:
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     class Stopped(Runner):
-        def __call__(self, config: RunConfig, ranks: int, **_: Any) -> Path:
+        def __call__(self, config: RunConfig, ranks: int, place: str = "", **_: Any) -> Path:
             if self.runs == 3:
                 raise KeyboardInterrupt
-            return super().__call__(config, ranks)
+            return super().__call__(config, ranks, place)
 
     done, records, _ = taken(tmp_path, Stopped(tmp_path))
     assert done.ended == "interrupted"
@@ -102,10 +102,10 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
 
 def test_it_is_on_the_disk_after_each_run(tmp_path: Path) -> None:
     class Peeking(Runner):
-        def __call__(self, config: RunConfig, ranks: int, **_: Any) -> Path:
+        def __call__(self, config: RunConfig, ranks: int, place: str = "", **_: Any) -> Path:
             assert len(comparison.latest(tmp_path).records) == self.runs
             assert comparison.latest(tmp_path).ended == "running"
-            return super().__call__(config, ranks)
+            return super().__call__(config, ranks, place)
 
     taken(tmp_path, Peeking(tmp_path))
 
