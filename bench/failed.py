@@ -10,7 +10,7 @@ from typing import Any
 from bench import environment, machine
 from bench.config import RunConfig
 from bench.failure import MEMORY_WORDS, Cause
-from bench.record import SCHEMA, RecordFile, now, place_of, run_id
+from bench.record import SCHEMA, UNMEASURED, RecordFile, now, place_of, run_id
 
 TAIL_LINES = 40
 WORD_FILE = "word"  # in the run's folder: why a rank refused to begin
@@ -50,7 +50,9 @@ def close(
             path.unlink()
             continue
         if record["status"] == "running" or (end.ours and record["status"] == "failed"):
-            return RecordFile(folder, path.stem).finish(record | _ending(end, log, record.get("failure")))
+            return RecordFile(folder, path.stem).finish(
+                {**UNMEASURED, **record} | _ending(end, log, record.get("failure"))
+            )
         return path
     commit = environment.commit()
     name = run_id(config.engine.label, ranks, commit["commit"])
@@ -65,10 +67,7 @@ def close(
         "engine": {"label": config.engine.label, "asked": None, "applied": None, "native": None},
         "world": {"size": ranks, "launcher": Path(command[0]).name, "hosts": None, "oversubscribed": None},
         "environment": {"machine": dataclasses.asdict(machine.look()), **commit},
-        "ranks": [],
-        "losses": [],
-        "skipped_steps": None,
-        "proof": [],
+        **UNMEASURED,
         **dict.fromkeys(EMPTY),
         **{f"{each}_reason": "the run ended before it wrote a record" for each in EMPTY},
     }

@@ -208,7 +208,8 @@ def run(
             end = End("time limit", f"ended after {limit_s:.0f} s, the limit of a whole run", ours=True)
         elif ended.code in KILLED:
             cause, how = failure.killed(signal.SIGKILL, kills, failure.memory_kills())
-            end = End(cause, f"{launcher(config)} {how}")
+            itself = ended.code < 0 and launcher(config) != "python"  # not one of its ranks
+            end = End("launcher" if itself and cause == "peer lost" else cause, f"{launcher(config)} {how}")
         else:
             end = End("launcher", f"{launcher(config)} ended with status {ended.code} and left no finished record")
     except OSError as error:

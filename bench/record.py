@@ -46,6 +46,17 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+# What a run that never came to it still says: readers need the fields.
+UNMEASURED: Mapping[str, Any] = {
+    "ranks": [],
+    "losses": [],
+    "grad_norms": [],
+    "skipped_steps": None,
+    "parameters": None,
+    "proof": [],
+}
+
+
 class RecordFile:
     """`<folder>/<run_id>.json`. Room for the end is set aside at the beginning, so a disk that fills up loses nothing."""
 

@@ -148,7 +148,7 @@ def join(config: RunConfig, world: World) -> "Backend":
 
 def opening(config: RunConfig, world: World, cores: Cores, everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the record says before the first step."""
-    from bench.record import PLACE, SCHEMA, now, place_of
+    from bench.record import PLACE, SCHEMA, UNMEASURED, now, place_of
 
     return {
         "schema": SCHEMA,
@@ -168,6 +168,7 @@ def opening(config: RunConfig, world: World, cores: Cores, everyone: Sequence[Ma
             "oversubscribed": cores.oversubscribed,
         },
         "comparison": place_of(os.environ.get(PLACE)),
+        **UNMEASURED,
     }
 
 
