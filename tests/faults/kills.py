@@ -104,10 +104,11 @@ class Harness:
                 if process.status() == psutil.STATUS_ZOMBIE or not mark.startswith(tuple(self.comparisons()) or "-"):
                     continue
                 line = process.cmdline()
-            except psutil.Error:
+                is_rank = "--backend" in line and "python" in Path(line[0]).name and not process.children()
+                parent = process.parent()
+                is_launcher = mark in names and (parent is None or MARK not in parent.environ())
+            except psutil.Error:  # somebody else's, or gone meanwhile
                 continue
-            is_rank = "--backend" in line and "python" in Path(line[0]).name and not process.children()
-            is_launcher = mark in names and (process.parent() is None or MARK not in process.parent().environ())
             if not target or (target == "rank" and is_rank) or (target == "launcher" and is_launcher):
                 found.append(process)
         return found
