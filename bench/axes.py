@@ -46,7 +46,9 @@ def configured(config: Mapping[str, Mapping[str, Any]], point: Point) -> Values:
     variant = made.get("workload", {}).get("variant")
     trained_as = defaults(["--variant", variant]) if isinstance(variant, str) else None
     if trained_as is not None:
-        made["training"] = vars(trained_as.training) | made.get("training", {})
+        asked = made.get("training", {})
+        steps = {"epochs": None} if "steps" in asked else {}  # a matrix that counts steps does not want its epochs
+        made["training"] = vars(trained_as.training) | steps | asked
     return made
 
 

@@ -83,7 +83,7 @@ PAIRED_GROUPS = 20  # above, the bootstraps of all pairs would take minutes
 
 def report(argv: Sequence[str] | None = None) -> int:
     """Returns 0, or 1 where a record could not be read."""
-    from bench.report import table, verdicts
+    from bench.report import scaling, table, verdicts
     from bench.report.rows import groups
 
     asked = tyro.cli(Report, args=argv, prog="ringzero report")
@@ -97,9 +97,16 @@ def report(argv: Sequence[str] | None = None) -> int:
         if found:
             console.print(verdicts.terminal(found[index]))
         console.print()
+    if (scaled := scaling.terminal(made)) is not None:
+        console.print(scaled)
+        console.print()
     if asked.markdown:
         pairs = "".join("\n" + "\n".join(verdicts.markdown(each)) + "\n" for each in found)
-        asked.markdown.write_text(table.markdown(made, folder=relative(asked.results, asked.markdown.parent)) + pairs)
+        asked.markdown.write_text(
+            table.markdown(made, folder=relative(asked.results, asked.markdown.parent))
+            + pairs
+            + (f"\n{ways}" if (ways := scaling.markdown(made)) else "")
+        )
         print(f"wrote {asked.markdown}")
     if asked.html:
         from bench.report import page

@@ -23,7 +23,7 @@ from bench.config import ConfigError, RunConfig
 from bench.launch import LIMIT_S, LaunchFailed
 from bench.matrix import REFERENCE, Cell, Matrix
 from bench.record import now
-from bench.report import load, table, verdicts
+from bench.report import load, scaling, table, verdicts
 from bench.report.live import View, clock, view
 from bench.report.rows import Group, groups
 from bench.verify import Verdict, references, verify
@@ -154,7 +154,7 @@ def show_plan(console: Console, chosen: Matrix, plan: Sequence[Cell], missing: d
         f"{len(plan)} runs, about {clock(len(plan) * chosen.estimate_s)} minutes at {chosen.estimate_s:g} s a run "
         f"(corrected by what the runs take); order drawn with seed {seed}:"
     )
-    console.print(Text("  " + ", ".join(map(str, plan)), "dim"))
+    console.print(Text("  " + ("; " if any(cell.axes for cell in plan) else ", ").join(map(str, plan)), "dim"))
     for label, why in missing.items():
         console.print(Text.assemble("  ", (f"{label} is left out: ", "yellow"), why), soft_wrap=True)
     if (pairs := paired(plan)) and chosen.repeats < (needed := ranktest.needed(pairs)):
@@ -184,8 +184,10 @@ def paired(plan: Sequence[Cell]) -> int:
     )
 
 
-def show_end(console: Console, done: Comparison, records: Sequence[dict[str, Any]], results: Path, typed: str) -> None:
-    """After the last run: the table, the figure, and how to get them again."""
+def show_end(
+    console: Console, done: Comparison, records: Sequence[dict[str, Any]], results: Path, typed: str | None
+) -> None:
+    """After the last run: the table, the figure, and how to get them again; `typed`: the matrix, where its file is known."""
     made = groups(records)
     for group in made:
         console.print()
@@ -201,11 +203,18 @@ def show_end(console: Console, done: Comparison, records: Sequence[dict[str, Any
     for each in found:
         console.print(verdicts.terminal(each))
         console.print()
+    if (scaled := scaling.terminal(made)) is not None:
+        console.print(scaled)
+        console.print()
     lines = [
         *figure_lines(made, results / done.name),
         *page_lines(made, records, results / f"{done.name}.html", found),
         f"comparison  {results / done.name}{kept.SUFFIX}",
-        f"again       ringzero compare {typed} --seed {done.seed} --repeats {done.matrix['repeats']}{where}",
+        *(
+            [f"again       ringzero compare {typed} --seed {done.seed} --repeats {done.matrix['repeats']}{where}"]
+            if typed
+            else []
+        ),
         f"table       ringzero report {done.name}{where}",
     ]
     for line in lines:
@@ -299,5 +308,8 @@ def take(
             chosen, plan, run, asked.results, view(plan, console),
             seed=seed, missing=missing, going_on=going_on, limit_s=limit_s, name=name,
         )  # fmt: skip
-        show_end(console, done, records, asked.results, (asked.matrix or "quick") if not asked.resume else chosen.name)
+        typed = (
+            (asked.matrix or "quick") if not asked.resume else chosen.name if chosen.name in matrix.names() else None
+        )
+        show_end(console, done, records, asked.results, typed)
     return 130 if done.ended == "interrupted" else 0 if good(records) else 1

@@ -76,7 +76,11 @@ def leave_word(error: BaseException, message: str) -> None:
         return
     try:
         with open(name, "x") as file:
-            json.dump({"cause": cause_of(error), "message": message}, file)
+            cause = cause_of(error)
+            wrong = cause == "error" and isinstance(
+                error, ValueError
+            )  # before the first step, a value is what was asked
+            json.dump({"cause": "configuration" if wrong else cause, "message": message}, file)
     except OSError:
         pass  # another rank was first, or nothing can be written: the log has the message too
 

@@ -1,5 +1,6 @@
 """A comparison that was stopped goes on: what was measured is found, what was in flight is closed and taken again."""
 
+import contextlib
 import dataclasses
 import json
 import platform
@@ -108,6 +109,8 @@ def _sweep(folder: Path, plan: Sequence[Cell], results: Path) -> Path | None:
     cell = plan[int(place.rpartition("~")[2])]
     if not any(folder.glob("*.json")) and not (folder / "log").exists():  # nothing was started
         shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # not empty: another run uses it
+            folder.parent.rmdir()
         return None
     began = datetime.fromtimestamp(folder.stat().st_ctime, UTC).isoformat(timespec="seconds")
     config = dataclasses.replace(cell.config, output=dataclasses.replace(cell.config.output, results=results))

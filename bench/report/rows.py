@@ -42,12 +42,13 @@ class Row:
     memory_bytes: int | None  # largest rank's peak above its level before the model was built, largest of the runs
     final_loss: float | None  # total loss of the last step, median of the runs
     oversubscribed: bool
+    micro_batch: int = 0  # samples in one micro-batch of one rank
     evaluations: tuple[Mapping[str, Any], ...] = ()  # of the finished runs that evaluated what they trained
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Rows that may be compared: one experiment on one machine and device."""
+    """Rows that may be compared: one experiment on one machine and device, and one micro-batch where there were several."""
 
     experiment: str
     config: Mapping[str, Any]
@@ -57,6 +58,7 @@ class Group:
     commits: tuple[str, ...] = ()  # of this project, each once
     dates: tuple[str, str] = ("", "")  # first and last start, UTC
     runs: int = 0  # most finished runs of a row
+    micro_batch: int | None = None  # samples of all its rows, where the experiment was run with several; else None
 
 
 def groups(records: Sequence[Record]) -> list[Group]:
@@ -67,7 +69,31 @@ def groups(records: Sequence[Record]) -> list[Group]:
         if record["status"] != "done":  # it may have ended before it knew its device and machine
             place = next((known for known in tables if known[0] == record["experiment"]), place)
         tables.setdefault(place, []).append(record)
-    return [_group(members) for members in tables.values()]
+    made = []
+    for members in tables.values():
+        reference = references(members).get(members[0]["experiment"])  # of all: the cut does not change what is learned
+        made += [_group(each, reference, size) for size, each in _cuts(members)]
+    return made
+
+
+def micro_batch(record: Record) -> int:
+    """Samples in one micro-batch of one rank."""
+    training = record["config"]["training"]
+    return int(training["global_batch"] // (record["world"]["size"] * training["accumulation"]))
+
+
+def _cuts(records: list[Record]) -> list[tuple[int | None, list[Record]]]:
+    """Records by micro-batch where an engine was run with several on one rank count; else all, under None.
+
+    Another micro-batch is another shape for every kernel, so its speed is compared within its own table only.
+    """
+    seen: dict[tuple[str, int], set[int]] = {}
+    for record in records:
+        seen.setdefault((record["engine"]["label"], record["world"]["size"]), set()).add(micro_batch(record))
+    if all(len(sizes) == 1 for sizes in seen.values()):
+        return [(None, records)]
+    sizes = sorted({micro_batch(record) for record in records})
+    return [(size, [record for record in records if micro_batch(record) == size]) for size in sizes]
 
 
 def device(record: Record) -> str:
@@ -92,9 +118,8 @@ def memory_bytes(record: Record) -> int | None:
     return max(peaks) if peaks and None not in peaks else None
 
 
-def _group(records: list[Record]) -> Group:
+def _group(records: list[Record], reference: Record | None, cut: int | None) -> Group:
     first = records[0]
-    reference = references(records).get(first["experiment"])
     cells: dict[tuple[int, int, str], list[Record]] = {}
     for record in records:
         label, size = record["engine"]["label"], record["world"]["size"]
@@ -113,6 +138,7 @@ def _group(records: list[Record]) -> Group:
         commits=tuple(sorted({_commit(record) for record in records})),
         dates=(started[0], started[-1]),
         runs=max(len(row.files) for row in rows),
+        micro_batch=cut,
     )
 
 
@@ -137,6 +163,7 @@ def _row(label: str, records: Sequence[Record], reference: Record | None, base: 
         vs_single=throughput.median / base if throughput and base else None,
         memory_bytes=max(m for m in memory if m is not None) if memory and None not in memory else None,
         final_loss=statistics.median(final) if final else None,
+        micro_batch=micro_batch(records[0]),
         oversubscribed=any(record["world"].get("oversubscribed") for record in records),
         evaluations=tuple(found for record in done if (found := record.get("evaluation"))),
     )

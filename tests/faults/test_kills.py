@@ -9,6 +9,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.faults.kills import Harness, check
 
 KILLS = int(os.environ.get("RINGZERO_KILLS", "3"))
@@ -23,6 +25,7 @@ proof_steps = 0
 """
 
 
+@pytest.mark.timeout(60 * max(5, KILLS))
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     seed = int(os.environ.get("RINGZERO_SEED", "0")) or time.time_ns() % 10**6
     print(f"RINGZERO_SEED={seed}")

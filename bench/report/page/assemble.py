@@ -9,9 +9,10 @@ from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 
-from bench.report import look, quality, table
+from bench.report import look, quality, scaling, table
 from bench.report.page.figure import Record
 from bench.report.page.raw import Shelf
+from bench.report.page.scale import scales
 from bench.report.page.section import gather, section
 from bench.report.rows import Group
 from bench.report.verdicts import Verdicts
@@ -66,7 +67,7 @@ def render(
     return _environment().get_template("page.html").render(
         sections=sections, shelf=shelf, dark=look.variables(True), light=look.variables(False), classes=look.classes(),
         headings=[heading.replace("\n", " ") for heading in table.HEADINGS], right=table.RIGHT,
-        caption=table.caption, detected_caption=quality.CAPTION,
+        scales=scales(groups), scaling=scaling, caption=table.caption, detected_caption=quality.CAPTION,
         detected_headings=["engine", "ranks", *(heading.replace("\n", " ") for heading, _, _ in quality.COLUMNS)],
     )  # fmt: skip
 
