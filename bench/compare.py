@@ -4,6 +4,7 @@ import dataclasses
 import secrets
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,7 @@ from bench import launch, lock, machine, matrix, ranktest
 from bench import resume as resuming
 from bench.comparison import Comparison, ComparisonError
 from bench.config import ConfigError, RunConfig
+from bench.failure import Cause
 from bench.launch import LIMIT_S, LaunchFailed
 from bench.matrix import REFERENCE, Cell, Matrix
 from bench.record import now
@@ -101,6 +103,7 @@ def compare(
     )
     records = [load.read(results / name) for name in remembered.records]
     lasted = [seconds(record) for record in records]
+    whole = [took for took, record in zip(lasted, records, strict=True) if record["status"] == "done"]
     remembered.write(results)
     try:
         with show:
@@ -108,7 +111,7 @@ def compare(
                 show.ended(index, record, verdict_of(record, records), lasted[index])
             for index in range(len(records), len(plan)):
                 cell = plan[index]
-                show.started(index, (len(plan) - index) * (statistics.mean(lasted) if lasted else chosen.estimate_s))
+                show.started(index, (len(plan) - index) * (statistics.mean(whole) if whole else chosen.estimate_s))
                 begun = time.monotonic()
                 config = dataclasses.replace(
                     cell.config, output=dataclasses.replace(cell.config.output, results=results)
@@ -119,6 +122,7 @@ def compare(
                 records.append(record)
                 remembered.records.append(path.name)
                 remembered.write(results)
+                whole += lasted[-1:] if record["status"] == "done" else []  # one that failed says nothing of the others
                 show.ended(index, record, verdict_of(record, records), lasted[-1])
         remembered.end("complete")
     except KeyboardInterrupt:
@@ -136,6 +140,17 @@ def seconds(record: dict[str, Any]) -> float:
 def verdict_of(record: dict[str, Any], records: Sequence[dict[str, Any]]) -> Verdict:
     """The verdict of one run among those of its comparison."""
     return verify(record, references(records).get(record["experiment"]))
+
+
+def causes(records: Sequence[dict[str, Any]]) -> Counter[Cause]:
+    """How many runs have no speed to show, by cause."""
+    found: Counter[Cause] = Counter()
+    for record in records:
+        if record["status"] != "done":
+            found[(record.get("failure") or {}).get("cause", "error")] += 1
+        elif verdict_of(record, records).status == "void":
+            found["not equivalent"] += 1
+    return found
 
 
 def good(records: Sequence[dict[str, Any]]) -> bool:
@@ -197,6 +212,8 @@ def show_end(
         console.print(
             Text(f"interrupted after {len(records)} of {len(done.order)} runs; what was measured is kept", "yellow")
         )
+    if said := ", ".join(f"{count} {cause}" for cause, count in causes(records).items()):
+        console.print(Text(f"runs without a speed: {said}", "yellow"))
     where = "" if results == Path("results") else f" --results {results}"
     files = verdicts.by_file(records)
     found = [verdicts.compare(group, files) for group in made]

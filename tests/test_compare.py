@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def test_a_failed_run_is_a_row_and_the_comparison_goes_on(tmp_path: Path) -> Non
     assert len(records) == len(MATRIX.cells())
     assert done.ended == "complete"
     assert "ring x2 failed, - samples/s" in text
-    assert "engine, rank 1: no route to rank 1" in text
+    assert "error, rank 1: no route to rank 1" in text
     assert not comparing.good(records)
 
 
@@ -83,8 +84,12 @@ def test_a_void_run_has_no_speed_and_is_not_good(tmp_path: Path) -> None:
         return made.changed(record, "proof/0/losses/1/total", 9.0) if record["engine"]["label"] == "ddp" else record
 
     _, records, text = taken(tmp_path, Runner(tmp_path, spoil))
-    assert "ddp x2 void, - samples/s" in text
+    assert re.search(r"ddp x2 void, - samples/s, \d+ s: not equivalent: ", text)
     assert not comparing.good(records)
+    voids = sum(record["engine"]["label"] == "ddp" for record in records)
+    assert comparing.causes(records) == {"not equivalent": voids}
+    broken = made.failed("ring", 2) | {"experiment": records[0]["experiment"]}
+    assert comparing.causes([*records, broken]) == {"not equivalent": voids, "error": 1}
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:

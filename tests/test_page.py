@@ -186,8 +186,8 @@ def test_a_void_row_shows_where_it_parted_and_no_speed() -> None:
 
 def test_a_failed_row_shows_its_cause() -> None:
     shown = read(SINGLE, made.failed("ring", 2, "no route to rank 1"))
-    assert "engine, rank 1: no route to rank 1" in shown.of("tr", **{"class": "failed"})[0]["text"]
-    assert "failed: engine, rank 1: no route to rank 1" in shown.of("details", id="g1-r2")[0]["text"]
+    assert "error, rank 1: no route to rank 1" in shown.of("tr", **{"class": "failed"})[0]["text"]
+    assert "failed: error, rank 1: no route to rank 1" in shown.of("details", id="g1-r2")[0]["text"]
 
 
 def test_hostile_words_stay_words() -> None:
