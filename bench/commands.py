@@ -89,7 +89,7 @@ PAIRED_GROUPS = 20  # above, the bootstraps of all pairs would take minutes
 def report(argv: Sequence[str] | None = None) -> int:
     """Returns 0, or 1 where a record could not be read."""
     from bench.derived import Stated
-    from bench.report import costs, table, verdicts
+    from bench.report import costs, scaling, table, verdicts
     from bench.report.rows import groups
 
     asked = tyro.cli(Report, args=argv, prog="ringzero report")
@@ -110,11 +110,17 @@ def report(argv: Sequence[str] | None = None) -> int:
         console.print()
         console.print(costs.terminal(group, files, stated))
         console.print()
+    if (scaled := scaling.terminal(made)) is not None:
+        console.print(scaled)
+        console.print()
     if asked.markdown:
         pairs = "".join("\n" + "\n".join(verdicts.markdown(each)) + "\n" for each in found)
+        ways = scaling.markdown(made)
         meant = "".join("\n".join(costs.markdown(group, files, stated)) + "\n" for group in made)
         tables = table.markdown(made, folder=relative(asked.results, asked.markdown.parent))
-        asked.markdown.write_text((study[1] + "\n" if study else "") + tables + pairs + meant)
+        asked.markdown.write_text(
+            (study[1] + "\n" if study else "") + tables + pairs + (f"\n{ways}" if ways else "") + meant
+        )
         print(f"wrote {asked.markdown}")
     if asked.html:
         from bench.report import page

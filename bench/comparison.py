@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.record import now
+from bench.record import now, sync_folder
 
 SCHEMA = 1
 SUFFIX = ".compare.json"
+OLDER = {"began", "resumed", "run_limit_s"}  # not in files of the first version
 
 
 class ComparisonError(ValueError):
@@ -20,7 +22,11 @@ class ComparisonError(ValueError):
 
 @dataclass(kw_only=True)
 class Comparison:
-    """`records`: file names in the order of the runs; `unavailable`: engines left out, and why; `ended`: how."""
+    """`order`: the runs in words; `records`: the file of each that was taken, so the next run is `order[len(records)]`.
+
+    `unavailable`: engines left out, and why. `began`: commit, machine and versions it started on. `resumed`: when it went
+    on after a stop, at which run, and what differed then. `run_limit_s`: seconds of one run; None in older files.
+    """
 
     name: str
     matrix: Mapping[str, Any]
@@ -31,14 +37,21 @@ class Comparison:
     records: list[str] = field(default_factory=list)
     finished: str | None = None
     ended: str = "running"  # then: complete, interrupted
+    began: Mapping[str, Any] = field(default_factory=dict)
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+    run_limit_s: float | None = None
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> Path:
-        """Write whole or not at all; called after each run, so an end at any time loses nothing."""
+        """Write whole or not at all, also where the power goes; called after each run, so an end at any time loses nothing."""
         path = folder / f"{self.name}{SUFFIX}"
         partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        with partial.open("w") as file:
+            file.write(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
+        sync_folder(folder)
         return path
 
     def end(self, how: str) -> None:
@@ -65,8 +78,9 @@ def read(path: Path) -> Comparison:
             f"{path} has schema {found!r}, this version reads {SCHEMA}; read it with the version that wrote it"
         )
     known = {each.name for each in dataclasses.fields(Comparison)}
-    if set(values) != known:
-        raise ComparisonError(f"{path} has fields missing or unknown: {', '.join(sorted(set(values) ^ known))}")
+    wrong = (set(values) - known) | (known - OLDER - set(values))
+    if wrong:
+        raise ComparisonError(f"{path} has fields missing or unknown: {', '.join(sorted(wrong))}")
     return Comparison(**values)
 
 

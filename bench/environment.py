@@ -33,7 +33,7 @@ def snapshot() -> dict[str, Any]:
         "machine": dataclasses.asdict(machine.look()),
         "kernel": platform.release(),
         "python": sys.version.split()[0],
-        "packages": {name: version_of(name) for name in PACKAGES},
+        "packages": versions(),
         "torch": {
             "cuda": torch.version.cuda,
             "mkldnn": torch.backends.mkldnn.is_available(),
@@ -41,6 +41,11 @@ def snapshot() -> dict[str, Any]:
         },
         **commit(),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of the packages that matter, without loading any; None for one that is not installed."""
+    return {name: version_of(name) for name in PACKAGES}
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,9 +9,11 @@ from typing import Any
 
 from bench import environment, machine
 from bench.config import RunConfig
-from bench.record import SCHEMA, RecordFile, now, run_id
+from bench.failure import MEMORY_WORDS, Cause
+from bench.record import SCHEMA, UNMEASURED, RecordFile, now, place_of, run_id
 
 TAIL_LINES = 40
+WORD_FILE = "word"  # in the run's folder: why a rank refused to begin
 SPEAKS = "bench.run: "  # how a rank begins the one line in which it refuses a command
 EMPTY = ("grad_norms", "parameters", "traffic", "energy", "checkpoint", "workload")
 
@@ -20,15 +22,26 @@ EMPTY = ("grad_norms", "parameters", "traffic", "energy", "checkpoint", "workloa
 class End:
     """How a run ended, seen from outside. `message` is for tables; `ours`: we ended it, whatever its ranks say."""
 
-    cause: str
+    cause: Cause
     message: str
     ours: bool = False
 
 
 def close(
-    folder: Path, config: RunConfig, ranks: int, command: Sequence[str], end: End, log: Path, started: str
+    folder: Path,
+    config: RunConfig,
+    ranks: int,
+    command: Sequence[str],
+    end: End,
+    log: Path,
+    started: str,
+    place: str | None = None,
 ) -> Path:
-    """The finished record of a run that ended in `folder`: the one it left, closed as failed where it is not whole."""
+    """The finished record of a run that ended in `folder`: the one it left, closed as failed where it is not whole.
+
+    `place`: of a comparison, as `record.place_of` reads it.
+    """
+    end = _better(end, folder, log)
     for path in sorted(folder.glob("*.json")):
         try:
             record = json.loads(path.read_text())
@@ -37,7 +50,9 @@ def close(
             path.unlink()
             continue
         if record["status"] == "running" or (end.ours and record["status"] == "failed"):
-            return RecordFile(folder, path.stem).finish(record | _ending(end, log, record.get("failure")))
+            return RecordFile(folder, path.stem).finish(
+                {**UNMEASURED, **record} | _ending(end, log, record.get("failure"))
+            )
         return path
     commit = environment.commit()
     name = run_id(config.engine.label, ranks, commit["commit"])
@@ -49,22 +64,41 @@ def close(
         "config": config.to_dict(),
         "experiment": config.experiment_id(),
         "track": config.track,
+        "comparison": place_of(place),
         "engine": {"label": config.engine.label, "asked": None, "applied": None, "native": None},
         "world": {"size": ranks, "launcher": Path(command[0]).name, "hosts": None, "oversubscribed": None},
         "environment": {"machine": dataclasses.asdict(machine.look()), **commit},
-        "ranks": [],
-        "losses": [],
-        "skipped_steps": None,
-        "proof": [],
+        **UNMEASURED,
         **dict.fromkeys(EMPTY),
         **{f"{each}_reason": "the run ended before it wrote a record" for each in EMPTY},
     }
     return RecordFile(folder, name).finish(content | _ending(end, log, None))
 
 
+def _better(end: End, folder: Path, log: Path) -> End:
+    """`end` with the cause that a rank told before it had a record, or that the end of the log names beyond doubt."""
+    if end.cause != "launcher":
+        return end
+    try:
+        told: dict[str, Any] = json.loads((folder / WORD_FILE).read_text())
+        return dataclasses.replace(end, cause=told["cause"])
+    except (OSError, ValueError):  # nobody told, or was killed while it did
+        pass
+    tail = "\n".join(_lines(log)[-TAIL_LINES:])
+    if any(word in tail.lower() for word in MEMORY_WORDS):
+        return dataclasses.replace(end, cause="does not fit")
+    if "ModuleNotFoundError: " in tail or "ImportError: " in tail:
+        return dataclasses.replace(end, cause="import")
+    return end
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text(errors="replace").splitlines() if log.is_file() else []
+
+
 def _ending(end: End, log: Path, told: dict[str, Any] | None) -> dict[str, Any]:
     """`told`: what the run itself said of its failure; where it was then is kept."""
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    lines = _lines(log)
     said = [line.partition(SPEAKS)[2] for line in lines if SPEAKS in line]
     first = f"{end.message}: {said[-1]}" if said else end.message  # what a rank refused to do is the better reason
     place = {key: (told or {}).get(key) for key in ("rank", "step", "phase", "traceback")}

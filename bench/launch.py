@@ -5,6 +5,7 @@ import dataclasses
 import os
 import shlex
 import shutil
+import signal
 import socket
 import sys
 import uuid
@@ -16,15 +17,16 @@ from pathlib import Path
 import psutil
 
 from backends.world import ACCEPTED
-from bench import failed, processes
+from bench import failed, failure, processes
 from bench.config import ConfigError, RunConfig
 from bench.failed import End
 from bench.flags import defaults
-from bench.record import now
+from bench.record import PLACE, now, sync_folder
 
 HERE = Path(__file__).resolve().parent
 INCOMING = ".incoming"  # inside the results folder: one private folder a run, so that its record can't be mistaken
 LIMIT_S = 1800.0
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # how a launcher, or a shell in between, tells of SIGKILL
 
 # Python modules that a process of each engine imports, and what to type where one is missing.
 MODULES: dict[str, tuple[str, ...]] = {
@@ -174,15 +176,19 @@ def run(
     limit_s: float = LIMIT_S,
     echo: Callable[[str], None] | None = None,
     build: Callable[[RunConfig, int], Command] = command,
+    place: str | None = None,
 ) -> Path:
     """Start a run under its launcher, wait for it, and return its finished record in `config.output.results`.
 
     The record says `done` or `failed`: where the run left none, or an unfinished one, it is closed here as failed with
     the end of the log, which lies beside it. Raises LaunchFailed or ConfigError only where nothing was started. Ctrl-C
     and `limit_s` (seconds, whole run) end every process of the run; Ctrl-C is raised again once the record is kept.
+    `place`: NAME~INDEX of the comparison that this run is part of; the record says so, and where this process is killed
+    its folder under `.incoming` is found by that name.
     """
     results = config.output.results
-    private = results / INCOMING / uuid.uuid4().hex[:12]
+    mark = f"{place}~{uuid.uuid4().hex[:12]}" if place else uuid.uuid4().hex[:12]
+    private = results / INCOMING / mark
     inside = dataclasses.replace(config, output=dataclasses.replace(config.output, results=private))
     what = build(inside, ranks)
     try:
@@ -194,29 +200,38 @@ def run(
     log = private / "log"
     started = now()
     end = End("launcher", "the launcher ended without a record")
+    kills = failure.memory_kills()
+    env = what.env | {failure.WORD: str((private / failed.WORD_FILE).absolute())} | ({PLACE: place} if place else {})
     try:
-        ended = processes.run(what.argv, what.env, log, limit_s=limit_s, echo=echo)
+        ended = processes.run(what.argv, env, log, limit_s=limit_s, mark=mark, echo=echo)
         if ended.limit:
             end = End("time limit", f"ended after {limit_s:.0f} s, the limit of a whole run", ours=True)
+        elif ended.code in KILLED:
+            cause, how = failure.killed(signal.SIGKILL, kills, failure.memory_kills())
+            itself = ended.code < 0 and launcher(config) != "python"  # not one of its ranks
+            end = End("launcher" if itself and cause == "peer lost" else cause, f"{launcher(config)} {how}")
         else:
             end = End("launcher", f"{launcher(config)} ended with status {ended.code} and left no finished record")
     except OSError as error:
         end = End("launcher", f"could not start {what.argv[0]}: {error}")
     except KeyboardInterrupt:
-        end = End("terminated", "interrupted by the user", ours=True)
+        end = End("interrupted", "interrupted by the user", ours=True)
         raise
     finally:
-        record = _keep(private, config, ranks, what, end, started)
+        record = keep(private, config, ranks, what, end, started, place)
     return record
 
 
-def _keep(private: Path, config: RunConfig, ranks: int, what: Command, end: End, started: str) -> Path:
-    """Move the finished record and the log out of the private folder, and remove that."""
+def keep(
+    private: Path, config: RunConfig, ranks: int, what: Command, end: End, started: str, place: str | None = None
+) -> Path:
+    """Move the finished record and the log out of the private folder, and remove that. Returns the record's new path."""
     results, log = config.output.results, private / "log"
-    record = failed.close(private, config, ranks, what.argv, end, log, started)
+    record = failed.close(private, config, ranks, what.argv, end, log, started, place)
     target = record.replace(results / record.name)  # its name holds the millisecond of its start
     if log.exists():
         log.replace(target.with_suffix(".log"))
+    sync_folder(results)
     shutil.rmtree(private)
     with contextlib.suppress(OSError):  # not empty: another run uses it
         private.parent.rmdir()

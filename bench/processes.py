@@ -1,11 +1,13 @@
 """A launcher and everything that it starts: run under a time limit, ended completely."""
 
+import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import psutil
 # Inherited by every descendant. Process groups don't reach them all: torchrun, mpirun and horovodrun each start
 # sessions or groups of their own, and a rank whose launcher was killed belongs to nobody.
 MARK = "RINGZERO_LAUNCH"
+GUARD = Path(__file__).with_name("guard.py")
+DONE = b"done"  # what the guard is told where nothing is left to end
 POLL_S = 0.1
 KILLS = 30  # a process stuck in the kernel does not die; it must not hold up the rest
 
@@ -32,14 +36,27 @@ def run(
     log: Path,
     *,
     limit_s: float,
+    mark: str | None = None,
     echo: Callable[[str], None] | None = None,
 ) -> Ended:
     """Start `argv` in its own session, write its outputs to `log` (and to `echo` as they come), wait for all of it.
 
     Nothing that it started is alive afterwards: not on a normal end, not past `limit_s` seconds, not on Ctrl-C (which
-    is raised again).
+    is raised again), and not where this process is killed: a guard then ends them. `mark` names them all.
     """
-    mark = uuid.uuid4().hex
+    mark = mark or uuid.uuid4().hex
+    with guarded(mark):  # before the launcher, so that there is no moment without it
+        return _run(argv, env, log, limit_s, mark, echo)
+
+
+def _run(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    log: Path,
+    limit_s: float,
+    mark: str,
+    echo: Callable[[str], None] | None,
+) -> Ended:
     begun = time.monotonic()
     with log.open("wb") as sink:
         child = subprocess.Popen(
@@ -68,6 +85,32 @@ def run(
         end(mark)
         child.wait()
     return Ended(child.returncode, limit)
+
+
+@contextlib.contextmanager
+def guarded(mark: str) -> Iterator[None]:
+    """A process beside this one that ends all that carry `mark` once this one is gone, whatever killed it.
+
+    It sleeps in a read until then. Not the kernel's parent-death signal: that reaches the launcher alone, and a launcher
+    that dies leaves ranks, or daemons of its own, behind.
+    """
+    guard = subprocess.Popen(
+        [sys.executable, str(GUARD), mark],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert guard.stdin is not None
+    try:
+        yield
+        with contextlib.suppress(BrokenPipeError):  # somebody killed it: nothing is left for it to do
+            guard.stdin.write(DONE)
+            guard.stdin.flush()
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            guard.stdin.close()
+        guard.wait()
 
 
 def family(mark: str) -> list[psutil.Process]:

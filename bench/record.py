@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 RESERVE_BYTES = 2**20
+PLACE = "RINGZERO_PLACE"  # variable that tells a run which comparison it belongs to, and its place in it: NAME~INDEX
 
 
 class RecordError(RuntimeError):
@@ -28,6 +29,32 @@ def now() -> str:
 def run_id(label: str, ranks: int, commit: str | None) -> str:
     """A name that sorts by time and tells what ran."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + f"Z_{label}_np{ranks}_{commit or 'nocommit'}"
+
+
+def place_of(text: str | None) -> dict[str, Any] | None:
+    """`name` and `place` (from 0) of the comparison that started a run; None for a run of its own."""
+    name, _, place = (text or "").rpartition("~")
+    return {"name": name, "place": int(place)} if name else None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlive a power cut: a file's own fsync does not."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# What a run that never came to it still says: readers need the fields.
+UNMEASURED: Mapping[str, Any] = {
+    "ranks": [],
+    "losses": [],
+    "grad_norms": [],
+    "skipped_steps": None,
+    "parameters": None,
+    "proof": [],
+}
 
 
 class RecordFile:
@@ -81,6 +108,7 @@ class RecordFile:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
+            sync_folder(path.parent)
         except OSError:
             partial.unlink(missing_ok=True)
             raise

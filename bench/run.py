@@ -21,7 +21,7 @@ from backends.world import LaunchError, World
 from bench.config import ConfigError, RunConfig
 from bench.cores import Cores, apply_threads, settle
 from bench.environment import commit, snapshot
-from bench.failure import Failure
+from bench.failure import Failure, leave_word
 from bench.flags import parse
 from bench.watch import EXIT_FAILED, Watch
 
@@ -63,9 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, Exception):
             raise
         expected = isinstance(error, (ValueError, RuntimeError)) and not type(error).__module__.startswith("torch")
-        return refuse(
-            error if expected else RuntimeError(f"{type(error).__name__} before the run began: {error}"), first
-        )
+        text = str(error) if expected else f"{type(error).__name__} before the run began: {error}"
+        return refuse(error, first, text)
 
 
 def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
@@ -155,7 +154,7 @@ def join(config: RunConfig, world: World) -> "Backend":
 
 def opening(config: RunConfig, world: World, cores: Cores, everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the record says before the first step."""
-    from bench.record import SCHEMA, now
+    from bench.record import PLACE, SCHEMA, UNMEASURED, now, place_of
 
     return {
         "schema": SCHEMA,
@@ -176,6 +175,8 @@ def opening(config: RunConfig, world: World, cores: Cores, everyone: Sequence[Ma
             "hosts": sorted({entry["host"] for entry in everyone}),
             "oversubscribed": cores.oversubscribed,
         },
+        "comparison": place_of(os.environ.get(PLACE)),
+        **UNMEASURED,
     }
 
 
@@ -211,10 +212,12 @@ def device(config: RunConfig, world: World) -> str:
     return config.engine.device
 
 
-def refuse(error: Exception, first: bool) -> int:
-    """Say once what is wrong with the command."""
+def refuse(error: Exception, first: bool, text: str | None = None) -> int:
+    """Say once what is wrong with the command; `text` where that is not the error's own."""
+    said = str(error) if text is None else text
+    leave_word(error, said)
     if first:
-        print(f"bench.run: {error}", file=sys.stderr, flush=True)
+        print(f"bench.run: {said}", file=sys.stderr, flush=True)
     return leave(EXIT_USAGE, first)
 
 

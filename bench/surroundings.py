@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import machine
 from bench.cores import Cores
-from bench.environment import PACKAGES, version_of
+from bench.environment import versions
 
 SANITIZERS = ("libasan", "libtsan", "libubsan", "libmsan", "liblsan")
 SLOW_VARIABLES = {  # what costs time in every step, by the values that switch it on
@@ -41,7 +41,7 @@ def seen(cores: Cores, threads: int, *, first: bool) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "cpu": here.cpu,
         "governor": here.governor,
-        "packages": {name: version_of(name) for name in PACKAGES},
+        "packages": versions(),
         "threads": threads,
         "cores": list(cores.seen),
         "builds": builds(loaded=True),

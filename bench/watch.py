@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.failure import Failure, departed
+from bench.failure import Cause, Failure, cause_of, departed, memory_kills, parting
 
 TICK_S = 0.25
 LULL_S = 0.25  # before looking again for a first cause; a launcher that ends its ranks gives them a second in all
@@ -29,6 +29,7 @@ BEATS_S = 5.0  # between two readings of all heartbeats while this rank gets on
 SILENT_S = 60.0  # a process that shows no sign of life at all; less may be one that imports
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+FOLLOWS = ("interrupted", "launcher")  # what ends the others once one has failed: never the first cause
 EXIT_FAILED = 1
 
 
@@ -48,6 +49,7 @@ class Watch:
         self.measured: dict[str, Any] = {}  # what this rank has so far; kept when the run fails
         self.joined = False
         self.pid = os.getpid()
+        self.kills = memory_kills()
         self._place: tuple[float, int, str] = (time.time(), 0, "join")
         self._peers: dict[int, dict[str, Any]] = {}  # `alive` files never change: each is read once
         self._beats_due = 0.0
@@ -94,9 +96,7 @@ class Watch:
     def failed(self, error: BaseException) -> None:
         """End this process for an error of its own main thread; does not return."""
         _, step, phase = self._place
-        cause = getattr(error, "ringzero_cause", "error")
-        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-            cause = "does not fit"
+        cause = cause_of(error)
         text = "".join(tracebacks.format_exception(error))
         name = "" if cause != "error" else f"{type(error).__name__}: "
         self._leave(
@@ -116,9 +116,10 @@ class Watch:
             failure = self._look()
             if failure is None and (taken is not None or self._orphaned()):
                 time.sleep(LULL_S)  # a launcher that ends us has usually seen a rank die: look again for the cause
+                cause: Cause = "launcher" if taken is None else "interrupted"
                 why = "its launcher is gone" if taken is None else f"ended by {signal.Signals(taken.si_signo).name}"
                 _, step, phase = self._place
-                failure = self._look() or Failure(self.rank, step, phase, "terminated", why, None, time.time())
+                failure = self._look() or Failure(self.rank, step, phase, cause, why, None, time.time())
             if failure is not None and not self._stop.is_set():
                 self._leave(failure)
 
@@ -138,7 +139,7 @@ class Watch:
         if dead := self._dead():  # whatever the living then met follows from it
             return dead
         if told := self._told():
-            return min(told, key=lambda failure: (failure.cause == "terminated", failure.time))
+            return min(told, key=lambda failure: (failure.cause in FOLLOWS, failure.time))
         return self._stuck()
 
     def _told(self) -> list[Failure]:
@@ -158,10 +159,11 @@ class Watch:
             alive = self._alive(rank)
             if rank == self.rank or alive is None or alive["host"] != here:
                 continue
-            how = departed(alive["pid"])
-            if how and self._read("failed", rank) is None:
+            status = departed(alive["pid"])
+            if status is not None and self._read("failed", rank) is None:
                 _, _, step, phase = self._seen(rank)
-                return Failure(rank, step, phase, "died", f"process {alive['pid']} {how}", None, time.time())
+                cause, how = parting(status, self.kills)
+                return Failure(rank, step, phase, cause, f"process {alive['pid']} {how}", None, time.time())
         return None
 
     def _stuck(self) -> Failure | None:
@@ -203,7 +205,9 @@ class Watch:
         try:
             self._write("measured", self.measured)
             self._write("failed", asdict(failure))  # of whichever rank: what this one takes for the first cause
-            if failure.cause != "died":  # nothing comes before a death, and its launcher ends the rest within a second
+            if (
+                failure.cause != "peer lost"
+            ):  # nothing comes before a death, and its launcher ends the rest within a second
                 time.sleep(LULL_S)  # a peer's error can arrive before its reason: look again
             first = self._look() or failure
             if self._closes() and not self._closed():
@@ -223,7 +227,7 @@ class Watch:
             alive = self._alive(rank)
             here = alive is not None and alive["host"] == socket.gethostname()
             frozen = time.time() - self._seen(rank)[0] > self.limit_s / 2
-            if alive is not None and not frozen and not (here and departed(alive["pid"])):
+            if alive is not None and not frozen and not (here and departed(alive["pid"]) is not None):
                 return False
         return True
 

@@ -121,7 +121,7 @@ def failed(label: str = "ring", ranks: int = 2, message: str = "no route to rank
         "losses": [],
         "parameters": None,
         "proof": [],
-        "failure": {"rank": 1, "step": 0, "phase": "setup", "cause": "engine", "message": message, "traceback": None},
+        "failure": {"rank": 1, "step": 0, "phase": "setup", "cause": "error", "message": message, "traceback": None},
     }
 
 

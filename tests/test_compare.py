@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class Runner:
     ) -> None:
         self.results, self.spoil, self.runs = results, spoil, 0
 
-    def __call__(self, config: RunConfig, ranks: int, **_: Any) -> Path:
+    def __call__(self, config: RunConfig, ranks: int, place: str = "", **_: Any) -> Path:
         record = made.record(config.engine.label, ranks, repeat=self.runs)
         self.runs += 1
         return self.results / made.write(self.results, self.spoil(record))[0]
@@ -74,7 +75,7 @@ def test_a_failed_run_is_a_row_and_the_comparison_goes_on(tmp_path: Path) -> Non
     assert len(records) == len(MATRIX.cells())
     assert done.ended == "complete"
     assert "ring x2 failed, - samples/s" in text
-    assert "engine, rank 1: no route to rank 1" in text
+    assert "error, rank 1: no route to rank 1" in text
     assert not comparing.good(records)
 
 
@@ -83,16 +84,20 @@ def test_a_void_run_has_no_speed_and_is_not_good(tmp_path: Path) -> None:
         return made.changed(record, "proof/0/losses/1/total", 9.0) if record["engine"]["label"] == "ddp" else record
 
     _, records, text = taken(tmp_path, Runner(tmp_path, spoil))
-    assert "ddp x2 void, - samples/s" in text
+    assert re.search(r"ddp x2 void, - samples/s, \d+ s: not equivalent: ", text)
     assert not comparing.good(records)
+    voids = sum(record["engine"]["label"] == "ddp" for record in records)
+    assert comparing.causes(records) == {"not equivalent": voids}
+    broken = made.failed("ring", 2) | {"experiment": records[0]["experiment"]}
+    assert comparing.causes([*records, broken]) == {"not equivalent": voids, "error": 1}
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     class Stopped(Runner):
-        def __call__(self, config: RunConfig, ranks: int, **_: Any) -> Path:
+        def __call__(self, config: RunConfig, ranks: int, place: str = "", **_: Any) -> Path:
             if self.runs == 3:
                 raise KeyboardInterrupt
-            return super().__call__(config, ranks)
+            return super().__call__(config, ranks, place)
 
     done, records, _ = taken(tmp_path, Stopped(tmp_path))
     assert done.ended == "interrupted"
@@ -102,10 +107,10 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
 
 def test_it_is_on_the_disk_after_each_run(tmp_path: Path) -> None:
     class Peeking(Runner):
-        def __call__(self, config: RunConfig, ranks: int, **_: Any) -> Path:
+        def __call__(self, config: RunConfig, ranks: int, place: str = "", **_: Any) -> Path:
             assert len(comparison.latest(tmp_path).records) == self.runs
             assert comparison.latest(tmp_path).ended == "running"
-            return super().__call__(config, ranks)
+            return super().__call__(config, ranks, place)
 
     taken(tmp_path, Peeking(tmp_path))
 

@@ -174,14 +174,14 @@ def test_a_row_that_became_void_or_fails_is_worse(run) -> None:
     failing = [each for each in old if each["engine"]["label"] != "ddp"] + [made.failed("ddp")]
     code, text = run(old, failing)
     assert code == 1
-    assert "ddp x2 failed, was verified: engine, rank 1: no route" in text
+    assert "ddp x2 failed, was verified: error, rank 1: no route" in text
 
 
 def test_some_failed_runs_and_a_lost_proof_are_told_and_not_worse(run) -> None:
     old = measured(1)
     code, text = run(old, [*changed(measured(2), "ring", "proof", []), made.failed("ddp")])
     assert code == 0
-    assert "ddp x2 1 of 7 runs failed: engine, rank 1" in text
+    assert "ddp x2 1 of 7 runs failed: error, rank 1" in text
     assert "ring x2 unproven, was verified" in text
 
 

@@ -285,3 +285,27 @@ def test_a_run_that_can_t_be_is_refused_before_anything_starts(tmp_path: Path) -
 def test_the_shell_line_can_be_pasted() -> None:
     line = str(Command(["mpirun", "-np", "2", "a b"], {"X": "1 2"}))
     assert shlex.split(line) == ["env", "X=1 2", "mpirun", "-np", "2", "a b"]
+
+
+STARTS = """
+import sys
+from pathlib import Path
+from bench import processes
+processes.run(["bash", "-c", "setsid sleep 300 & echo $! > child; exec sleep 300"], {}, Path("log"), limit_s=600)
+"""
+
+
+def test_a_killed_parent_leaves_nothing(tmp_path: Path) -> None:
+    """SIGKILL lets it do nothing more; the guard ends the launcher, and what that put into sessions of its own."""
+    parent = subprocess.Popen([sys.executable, "-c", STARTS], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    child = tmp_path / "child"
+    deadline = time.monotonic() + 60
+    while not (child.exists() and child.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pid = int(child.read_text())
+    assert alive(pid)
+    parent.kill()
+    parent.wait()
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(pid)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.derived import NOTHING
-from bench.report import costs, figures, look, page, table, verdicts
+from bench.report import costs, figures, look, page, scaling, table, verdicts
 from bench.report.page import PageError, assemble, svg
 from bench.report.page.raw import Shelf
 from bench.report.page.section import gather
@@ -161,6 +161,7 @@ def test_the_table_s_numbers_are_the_rows() -> None:
     assert len(lines) == len(group.rows)
     cells = [e["text"].strip() for e in shown.elements if e["tag"] in ("td", "th") and e.get("data-key") is not None]
     wanted = [text for row in group.rows for text in table.cells(row) if text != "-"]
+    wanted += [text for each in scaling.told([group]) for line in each.lines for text in line if text != "-"]
     meant = costs.lines(group, verdicts.by_file(ALL), NOTHING)
     wanted += [text for line in meant for text in line if text != "-"]
     assert [cell.split(" ")[0] if cell.split(" ")[0] in table.STYLE else cell for cell in cells] == wanted
@@ -188,8 +189,8 @@ def test_a_void_row_shows_where_it_parted_and_no_speed() -> None:
 
 def test_a_failed_row_shows_its_cause() -> None:
     shown = read(SINGLE, made.failed("ring", 2, "no route to rank 1"))
-    assert "engine, rank 1: no route to rank 1" in shown.of("tr", **{"class": "failed"})[0]["text"]
-    assert "failed: engine, rank 1: no route to rank 1" in shown.of("details", id="g1-r2")[0]["text"]
+    assert "error, rank 1: no route to rank 1" in shown.of("tr", **{"class": "failed"})[0]["text"]
+    assert "failed: error, rank 1: no route to rank 1" in shown.of("details", id="g1-r2")[0]["text"]
 
 
 def test_hostile_words_stay_words() -> None:

@@ -315,7 +315,7 @@ def test_what_has_no_speed_is_named_with_its_reason(name: str) -> None:
     said = words(drawn(name, SOME_BAD)[0])
     for sentence in (
         "Not drawn: fsdp x2, void: 3 optimizer steps were skipped",
-        "Not drawn: horovod x2, failed: engine, rank 1: no route to rank 1",
+        "Not drawn: horovod x2, failed: error, rank 1: no route to rank 1",
         "Hollow, unproven: zero-1 x2",
         "more ranks than cores or GPUs",
     ):

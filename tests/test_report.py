@@ -76,12 +76,12 @@ def test_a_failed_run_is_in_the_table_of_its_experiment() -> None:
     assert group.rows[1].verdict is None
     text = text_of(SINGLE, lost)
     assert re.search(r"ring +2 +(- +){6}failed", text)
-    assert "ring x2 failed: engine, rank 1: no route to rank 1" in text
+    assert "ring x2 failed: error, rank 1: no route to rank 1" in text
 
 
 def test_some_failed_repeats_are_told() -> None:
     text = text_of(SINGLE, DDP, made.failed("ddp"))
-    assert "ddp x2 verified: 1 of 2 runs failed: engine, rank 1" in text
+    assert "ddp x2 verified: 1 of 2 runs failed: error, rank 1" in text
 
 
 def test_the_table_fits_80_columns_and_says_what_it_means() -> None:
@@ -160,7 +160,7 @@ def test_the_figure_names_every_engine_and_marks_what_is_not_to_be_believed(tmp_
         "4 ranks",
         "void: 3 optimizer steps were skipped",
         "unproven",
-        "failed: engine, rank 1",
+        "failed: error, rank 1",
         "Made-up CPU",
         "2026-01-02",
         "commit abc1234",

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bench import watch
-from bench.failure import CAUSES, Failure, departed
+from bench.failure import CAUSES, Failure, departed, memory_kills, parting
 from bench.loop import NonFinite
 from bench.watch import BEAT_BYTES, ORDER, SILENT_S, SLOW_PHASES, Watch
 
@@ -76,12 +76,13 @@ def child() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.communicate()
 
 
-def zombie(pid: int) -> str | None:
-    """`departed` once the process has ended; nobody has asked for its status yet."""
+def zombie(pid: int) -> tuple[str, str]:
+    """`parting` once the process has ended; nobody has asked for its status yet."""
     deadline = time.monotonic() + 30
-    while (how := departed(pid)) is None and time.monotonic() < deadline:
+    while (status := departed(pid)) is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    return how
+    assert status is not None
+    return parting(status, memory_kills())
 
 
 def test_a_live_process_has_notdeparted(child):
@@ -92,24 +93,28 @@ def test_a_live_process_has_notdeparted(child):
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (signal.SIGKILL, "was killed by SIGKILL, as the kernel does when memory runs out"),
+        (signal.SIGKILL, "was killed by SIGKILL"),
         (signal.SIGTERM, "was killed by SIGTERM"),
     ],
 )
 def test_a_zombie_still_knows_what_killed_it(child, number, said):
     process = child("sleep", "60")
     process.send_signal(number)
-    assert zombie(process.pid) == said
+    cause, how = zombie(process.pid)
+    assert cause == "peer lost"
+    assert how.startswith(said)
 
 
 def test_a_zombie_still_knows_its_status(child):
-    assert zombie(child("sh", "-c", "exit 7").pid) == "exited with status 7"
+    assert zombie(child("sh", "-c", "exit 7").pid) == ("peer lost", "exited with status 7")
 
 
 def test_a_process_that_was_waited_for_is_gone_without_a_word(child):
     process = child("true")
     process.wait()
-    assert departed(process.pid) == "is gone without a word"
+    status = departed(process.pid)
+    assert status is not None
+    assert parting(status, memory_kills()) == ("peer lost", "is gone without a word")
 
 
 def test_a_name_with_brackets_and_blanks_is_no_obstacle(child, tmp_path):
@@ -205,7 +210,7 @@ def test_a_dead_rank_is_found_where_it_was(ranks, child, tmp_path):
     zombie(process.pid)
     failure = one._look()
     assert failure is not None
-    assert (failure.rank, failure.step, failure.phase, failure.cause) == (1, 5, "backward", "died")
+    assert (failure.rank, failure.step, failure.phase, failure.cause) == (1, 5, "backward", "peer lost")
     assert "was killed by SIGKILL" in failure.message
     one._peers.clear()
     two._write("alive", {"pid": process.pid, "host": "elsewhere"})  # a number means nothing on another host
@@ -224,7 +229,7 @@ def test_what_another_rank_tells_is_found(ranks):
 
 def test_the_first_cause_is_the_earliest_that_is_no_consequence(ranks):
     watches = ranks(3)
-    for rank, cause, when in ((0, "terminated", 1.0), (1, "error", 3.0), (2, "non-finite", 2.0)):
+    for rank, cause, when in ((0, "interrupted", 1.0), (1, "error", 3.0), (2, "non-finite", 2.0)):
         watches[rank]._write("failed", asdict(failure(rank, cause, when)))
     assert watches[0]._look() == failure(2, "non-finite", 2.0)
 
@@ -237,7 +242,7 @@ def test_a_death_goes_before_what_the_living_then_met(ranks, child):
     three._write("failed", asdict(failure(2)))
     found = one._look()
     assert found is not None
-    assert (found.rank, found.cause) == (1, "died")
+    assert (found.rank, found.cause) == (1, "peer lost")
     two._write("failed", asdict(failure(1, when=0.5)))  # it had said why before it went
     assert one._look() == failure(1, when=0.5)
 
@@ -347,7 +352,7 @@ else:
     ("how", "code", "said"),
     [
         ("stuck", 1, "time limit forward 2"),
-        ("signal", 1, "terminated forward 2"),
+        ("signal", 1, "interrupted forward 2"),
         ("finish", 0, "finished"),
     ],
 )

@@ -33,7 +33,7 @@ def outcome(record: Mapping[str, Any], verdict: Verdict) -> tuple[str, str, str]
     if record["status"] != "done":
         return "-", "failed", cause(record)
     if verdict.status == "void":
-        return "-", "void", verdict.why
+        return "-", "void", f"not equivalent: {verdict.why}"
     speed = number(stats.throughput([record]).median)
     return speed, verdict.status, verdict.why if verdict.status == "unproven" else ""
 

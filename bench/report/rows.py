@@ -48,6 +48,7 @@ class Row:
     exposed_share: Estimate | None = None  # of the step
     phases: Mapping[str, float] | None = None  # seconds a step, perturbed
     thrashing: bool = False  # a GPU allocator was short of memory in the window
+    micro_batch: int = 0  # samples in one micro-batch of one rank
     evaluations: tuple[Mapping[str, Any], ...] = ()  # of the finished runs that evaluated what they trained
     warnings: tuple[str, ...] = ()  # of its runs, each once: what may have made a number wrong
     tuned: str = ""  # settings of its own, in words
@@ -60,7 +61,8 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Rows that may be compared: one experiment on one machine and device, and one track of it."""
+    """Rows that may be compared: one experiment on one machine and device, one track of it, and one micro-batch where there
+    were several."""
 
     experiment: str
     config: Mapping[str, Any]
@@ -71,6 +73,7 @@ class Group:
     dates: tuple[str, str] = ("", "")  # first and last start, UTC
     runs: int = 0  # most finished runs of a row
     track: str = "controlled"  # or tuned: engines with settings of their own, never in one table with the others
+    micro_batch: int | None = None  # samples of all its rows, where the experiment was run with several; else None
 
 
 def groups(records: Sequence[Record]) -> list[Group]:
@@ -81,11 +84,13 @@ def groups(records: Sequence[Record]) -> list[Group]:
         if record["status"] != "done":  # it may have ended before it knew its device and machine
             place = next((known for known in tables if known[:2] == place[:2]), place)
         tables.setdefault(place, []).append(record)
-    known = references(records)
-    return [
-        _group(members, known, [each for each in tables.get((place[0], "controlled", *place[2:]), []) if _plain(each)])
-        for place, members in tables.items()
-    ]
+    known, made = references(records), []
+    for place, members in tables.items():
+        single = [each for each in tables.get((place[0], "controlled", *place[2:]), []) if _plain(each)]
+        for size, each in _cuts(members):
+            alike = [one for one in single if size is None or micro_batch(one) == size]
+            made.append(_group(each, known, alike, size))
+    return made
 
 
 def track(record: Record) -> str:
@@ -95,6 +100,26 @@ def track(record: Record) -> str:
 
 def _plain(record: Record) -> bool:
     return record["engine"]["label"] == "single" and record["status"] == "done"
+
+
+def micro_batch(record: Record) -> int:
+    """Samples in one micro-batch of one rank."""
+    training = record["config"]["training"]
+    return int(training["global_batch"] // (record["world"]["size"] * training["accumulation"]))
+
+
+def _cuts(records: list[Record]) -> list[tuple[int | None, list[Record]]]:
+    """Records by micro-batch where an engine was run with several on one rank count; else all, under None.
+
+    Another micro-batch is another shape for every kernel, so its speed is compared within its own table only.
+    """
+    seen: dict[tuple[str, int], set[int]] = {}
+    for record in records:
+        seen.setdefault((record["engine"]["label"], record["world"]["size"]), set()).add(micro_batch(record))
+    if all(len(sizes) == 1 for sizes in seen.values()):
+        return [(None, records)]
+    sizes = sorted({micro_batch(record) for record in records})
+    return [(size, [record for record in records if micro_batch(record) == size]) for size in sizes]
 
 
 def device(record: Record) -> str:
@@ -131,7 +156,7 @@ def thrashing(record: Record) -> bool:
     return any(((rank.get("memory") or {}).get("allocator") or {}).get("thrashing") for rank in record["ranks"])
 
 
-def _group(records: list[Record], known: Mapping[str, Record], single: Sequence[Record]) -> Group:
+def _group(records: list[Record], known: Mapping[str, Record], single: Sequence[Record], cut: int | None) -> Group:
     """`single`: runs of one plain process on the same machine, whichever track the group is."""
     first = records[0]
     cells: dict[tuple[int, int, str, str], list[Record]] = {}
@@ -153,6 +178,7 @@ def _group(records: list[Record], known: Mapping[str, Record], single: Sequence[
         dates=(started[0], started[-1]),
         runs=max(len(row.files) for row in rows),
         track=track(first),
+        micro_batch=cut,
     )
 
 
@@ -177,6 +203,7 @@ def _row(label: str, records: Sequence[Record], judge: Callable[[Record], Verdic
         vs_single=throughput.median / base if throughput and base else None,
         memory_bytes=max(m for m in memory if m is not None) if memory and None not in memory else None,
         final_loss=statistics.median(final) if final else None,
+        micro_batch=micro_batch(records[0]),
         oversubscribed=any(record["world"].get("oversubscribed") for record in records),
         exposed=exposed.exposed(done) if spoken else None,
         exposed_share=exposed.share(done) if spoken else None,

@@ -34,9 +34,11 @@ PERCENT = re.compile(r"\d+ ?%|%")
 def title(group: Group) -> str:
     """What all rows of a group have in common."""
     workload, training = group.config["workload"], group.config["training"]
+    variant = f"{workload['variant']}, " if workload.get("variant") else ""
+    cut = f" in micro-batches of {group.micro_batch}" if group.micro_batch else ""
     return (
-        f"{workload['preset']} on {workload['data']}, {workload['precision']}, {training['optimizer']}, global batch "
-        f"{training['global_batch']}, {training['steps']} steps, {group.device}"
+        f"{workload['preset']} on {workload['data']}, {variant}{workload['precision']}, {training['optimizer']}, "
+        f"global batch {training['global_batch']}{cut}, {training['steps']} steps, {group.device}"
         + (", tuned track: each engine with settings of its own" if group.track == "tuned" else "")
     )
 

@@ -25,7 +25,7 @@ def check(outcome: Outcome, cause: str, words: str) -> None:
 
 @pytest.mark.parametrize("backend", ENGINES)
 def test_killed_rank(backend: str, folder: Path) -> None:
-    check(fail(backend, folder, "kill"), "died", "")
+    check(fail(backend, folder, "kill"), "peer lost", "not by the kernel for memory")
 
 
 @pytest.mark.parametrize("backend", ["fsdp", "deepspeed", "horovod", "ring"])

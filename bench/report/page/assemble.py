@@ -10,9 +10,10 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from bench.derived import NOTHING, Stated
-from bench.report import costs, look, quality, table
+from bench.report import costs, look, quality, scaling, table
 from bench.report.page.figure import Record
 from bench.report.page.raw import Shelf
+from bench.report.page.scale import scales
 from bench.report.page.section import gather, section
 from bench.report.page.states import HEADINGS
 from bench.report.rows import Group
@@ -74,6 +75,7 @@ def render(
     return _environment().get_template("page.html").render(
         sections=sections, shelf=shelf, dark=look.variables(True), light=look.variables(False), classes=look.classes(),
         headings=[heading.replace("\n", " ") for heading in table.HEADINGS], right=table.RIGHT,
+        scales=scales(groups), scaling=scaling,
         caption=table.caption, detected_caption=quality.CAPTION,
         state_headings=HEADINGS,
         meant_headings=[heading.replace("\n", " ") for heading in costs.HEADINGS],

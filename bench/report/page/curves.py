@@ -30,7 +30,7 @@ def over_ranks(entries: Sequence[Entry], ident: str) -> Figure:
         if base
         else "No ideal line: no plain process to start it from."
     )
-    return Figure(title, f"{said} {facts.shared(entries)}".strip(), _lines(title, ident, points, ideal=base))
+    return Figure(title, f"{said} {facts.shared(entries)}".strip(), over_counts(title, ident, points, ideal=base))
 
 
 def against_single(entries: Sequence[Entry], ident: str) -> Figure:
@@ -132,7 +132,7 @@ def _efficiency(
     said += f" {left} oversubscribed row{'s' if left != 1 else ''} left out." if left else ""
     if not any(ranks > 1 for each in points.values() for ranks, _, _ in each):
         return Figure(title, "Not measured: no row on more than one rank that could be compared.", None)
-    return Figure(title, said, _lines(title, ident, points, level=1.0))
+    return Figure(title, said, over_counts(title, ident, points, level=1.0))
 
 
 def _points(entries: Sequence[Entry], value: Callable[[Entry], float | None]) -> Points:
@@ -144,7 +144,7 @@ def _points(entries: Sequence[Entry], value: Callable[[Entry], float | None]) ->
     return {name: sorted(each) for name, each in found.items()}
 
 
-def _lines(
+def over_counts(
     title: str, ident: str, points: Points, *, ideal: float | None = None, level: float | None = None
 ) -> Markup | None:
     """One line an engine, its name at its right end."""

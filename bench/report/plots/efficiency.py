@@ -7,10 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from bench.report.plots import style
-from bench.report.plots.series import NothingToDraw, Record, Scaling, scalings, title_of
+from bench.report.plots.series import NothingToDraw, Record, Scaling, efficiency, fair, scalings, title_of
 from bench.report.plots.throughput import axis_of_ranks, beside
 from bench.report.rows import Group, Row
-from bench.stats import Estimate
 
 
 def draw(groups: Sequence[Group], records: Sequence[Record]) -> Figure:
@@ -43,22 +42,6 @@ def draw(groups: Sequence[Group], records: Sequence[Record]) -> Figure:
     style.legend(figure, labels)
     style.foot(figure, lines)
     return figure
-
-
-def fair(rows: Sequence[Row]) -> list[Row]:
-    """Rows that a claim may rest on: with a speed, no more ranks than cores; the first has one rank, or there are none."""
-    kept = [row for row in rows if row.throughput and not row.oversubscribed]
-    return kept if kept and kept[0].ranks == 1 else []
-
-
-def efficiency(row: Row, base: Row) -> Estimate | None:
-    """Throughput over ranks times the base's. Its ends come from the ends of both intervals: wider than 95 %."""
-    if row.throughput is None or base.throughput is None:
-        return None
-    mine, its = row.throughput, base.throughput
-    return Estimate(
-        mine.median / its.median / row.ranks, mine.low / its.high / row.ranks, mine.high / its.low / row.ranks
-    )
 
 
 def _panel(axes: Axes, scaling: Scaling, bases: dict[str, Row], against: str) -> None:

@@ -11,6 +11,7 @@ from bench import stats
 from bench.config import ConfigError
 from bench.report.rows import Group, Row
 from bench.report.table import title
+from bench.stats import Estimate
 
 Record = Mapping[str, Any]
 
@@ -71,6 +72,7 @@ def families(groups: Sequence[Group]) -> list[list[Group]]:
                 group.machine,
                 group.device,
                 group.track,
+                group.micro_batch,
                 sorted(group.config["workload"].items(), key=str),
                 sorted(training.items()),
             )
@@ -91,6 +93,22 @@ def scalings(groups: Sequence[Group]) -> list[Scaling]:
     ]
     several = [each for each in weak if len({group.config["training"]["global_batch"] for group in each.groups}) > 1]
     return [each for each in (*strong, *several) if len(each.counts) > 1]
+
+
+def fair(rows: Sequence[Row]) -> list[Row]:
+    """Rows that a claim may rest on: with a speed, no more ranks than cores; the first has one rank, or there are none."""
+    kept = [row for row in rows if row.throughput and not row.oversubscribed]
+    return kept if kept and kept[0].ranks == 1 else []
+
+
+def efficiency(row: Row, base: Row) -> Estimate | None:
+    """Throughput over ranks times the base's. Its ends come from the ends of both intervals: wider than 95 %."""
+    if row.throughput is None or base.throughput is None:
+        return None
+    mine, its = row.throughput, base.throughput
+    return Estimate(
+        mine.median / its.median / row.ranks, mine.low / its.high / row.ranks, mine.high / its.low / row.ranks
+    )
 
 
 def _all(groups: Sequence[Group]) -> list[tuple[Group, int, Row]]:
@@ -121,7 +139,7 @@ def title_of(groups: Sequence[Group]) -> str:
         text
         if len(batches) == 1
         else text.replace(
-            f"global batch {groups[0].config['training']['global_batch']},",
-            f"global batches {', '.join(map(str, batches))},",
+            f"global batch {groups[0].config['training']['global_batch']}",
+            f"global batches {', '.join(map(str, batches))}",
         )
     )
