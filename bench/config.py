@@ -162,7 +162,7 @@ class RunConfig:
                 raise ConfigError(f"--{name.replace('_', '-')} is {positive}; it must be above 0")
         if self.engine.offload_optimizer and (self.engine.backend != "deepspeed" or self.engine.zero_stage == 0):
             raise ConfigError("--offload-optimizer needs --backend deepspeed with --zero-stage 1, 2 or 3")
-        if why := self.tuning.wrong(self.engine.label):
+        if self.tuning.changed() and (why := self.tuning.wrong(self.engine.label)):
             raise ConfigError(why)
         if self.engine.backend == "fsdp" and self.tuning.compression != "none" and self.training.accumulation > 1:
             raise ConfigError(
