@@ -182,7 +182,7 @@ class RunConfig:
                 raise ConfigError("--target-auroc is looked for every so many steps; add --evaluate-every 5, say")
         if self.engine.offload_optimizer and (self.engine.backend != "deepspeed" or self.engine.zero_stage == 0):
             raise ConfigError("--offload-optimizer needs --backend deepspeed with --zero-stage 1, 2 or 3")
-        if why := self.tuning.wrong(self.engine.label):
+        if self.tuning.changed() and (why := self.tuning.wrong(self.engine.label)):
             raise ConfigError(why)
         if self.engine.backend == "fsdp" and self.tuning.compression != "none" and self.training.accumulation > 1:
             raise ConfigError(

@@ -3,6 +3,7 @@
 import itertools
 import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -99,10 +100,22 @@ CASES = {name: (groups(records), records) for name, records in
          {"two rank counts": strong(), "many": MANY, "some bad": SOME_BAD}.items()}  # fmt: skip
 
 
+def both_tracks(case: str) -> tuple[list[Any], list[dict[str, Any]]]:
+    """A case with tuned runs beside its controlled ones."""
+    _, records = CASES[case]
+    settings = {"ddp": {"own_bucket_mb": 1.0}, "zero-1": {"fused_optimizer": True}, "ring": {"own_bucket_mb": 5.0}}
+    more = []
+    for record in records:
+        if tuning := settings.get(record["engine"]["label"]):
+            extra = made.changed(record, "config/tuning", record["config"]["tuning"] | tuning)
+            more.append(extra | {"run_id": extra["run_id"] + "_tuned"})
+    return groups([*records, *more]), [*records, *more]
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", sorted(set(catalog.FIGURES) - {"overview"}))
 def test_no_text_lies_on_another_or_leaves_the_page(name: str, case: str) -> None:
-    made_groups, records = CASES[case]
+    made_groups, records = both_tracks(case) if name == "tuned-loss" else CASES[case]
     figure = catalog.draw(name, catalog.together(name, made_groups)[0], records)
     boxes = [(text.get_text(), text.get_window_extent().padded(-1.0)) for text in texts(figure)]
     assert len(boxes) > 5
@@ -129,7 +142,8 @@ def test_phases_stand_beside_the_exposed_communication() -> None:
 
 @pytest.mark.parametrize("name", catalog.FIGURES)
 def test_every_figure_is_written_in_every_format(name: str, tmp_path: Path) -> None:
-    paths = catalog.write(name, *CASES["some bad"], tmp_path / "deep" / "mine", catalog.FORMATS)
+    case = both_tracks("some bad") if name == "tuned-loss" else CASES["some bad"]
+    paths = catalog.write(name, *case, tmp_path / "deep" / "mine", catalog.FORMATS)
     stem = "mine" if name == "overview" else f"mine-{name}"
     assert [path.name for path in paths] == [f"{stem}.png", f"{stem}.svg", f"{stem}.pdf"]
     assert [path.read_bytes()[:4] for path in paths] == [b"\x89PNG", b"<?xm", b"%PDF"]
