@@ -42,6 +42,8 @@ FLAGS = {  # users type these and scripts hold them: a name that changes here br
     "--warmup",
     "--proof-steps",
     "--evaluate",
+    "--exposed-steps",
+    "--phase-steps",
     "--limit-s",
     "--bind",
     "--no-bind",
@@ -81,7 +83,7 @@ FULL = RunConfig(
         schedule="warmup_decay",
         epochs=1.5,
     ),
-    measure=Measure(warmup=0, proof_steps=0, evaluate=5, limit_s=9.0, bind=False),
+    measure=Measure(warmup=0, proof_steps=0, phase_steps=3, exposed_steps=8, evaluate=5, limit_s=9.0, bind=False),
     output=Output(results=Path("there"), save=Path("a"), export=Path("e"), load=Path("b")),
 )
 
@@ -139,7 +141,8 @@ def test_every_field_is_read_from_its_flag():
         "--preset small --data elpv --images some/where --precision amp_bf16 --seed 7",
         "--weights w --variant V3 --instructions i --shots 2 --no-rotations --schedule warmup_decay --epochs 1.5",
         "--global-batch 16 --accumulation 4 --optimizer sgd --lr 0.1 --weight-decay 0 --clip-norm 0 --steps 3",
-        "--warmup 0 --proof-steps 0 --limit-s 9 --evaluate 5 --no-bind --export e --results there --save a --load b",
+        "--warmup 0 --proof-steps 0 --phase-steps 3 --exposed-steps 8 "
+        "--limit-s 9 --evaluate 5 --no-bind --export e --results there --save a --load b",
     ]
     assert parse(" ".join(words).split()) == FULL
     assert parse(["--backend", "ring"]) == config()
@@ -177,6 +180,8 @@ def test_what_can_not_be_read_leaves_with_2(words, capsys):
         ("workload", "shots", 0),
         ("training", "epochs", 0.0),
         ("measure", "evaluate", -1),
+        ("measure", "phase_steps", -1),
+        ("measure", "exposed_steps", -1),
         ("training", "lr", 0.0),
         ("training", "lr", float("nan")),
         ("training", "weight_decay", -0.1),
@@ -254,6 +259,8 @@ SAME = [
     ("output", "save", "x"),
     ("output", "export", "x"),
     ("measure", "evaluate", 9),
+    ("measure", "phase_steps", 9),
+    ("measure", "exposed_steps", 9),
 ]
 OTHER = [
     ("workload", "preset", "small"),
