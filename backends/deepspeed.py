@@ -6,7 +6,8 @@ parameters below 1e5 elements whole and synchronise for its own timers.
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -209,6 +210,13 @@ class DeepSpeed(TorchGroup):
         norm = self.engine.get_global_grad_norm() if self.config.clip_norm else None
         skipped = self.engine.skipped_steps > before or not self.engine.was_step_applied()
         return StepInfo(skipped=skipped, grad_norm=None if norm is None else float(norm))
+
+    @contextmanager
+    def without_exchange(self) -> Iterator[None]:
+        with super().without_exchange():
+            yield
+        if self.config.zero_stage in (1, 2):  # the others' shares of the parameters, which an update hands round
+            self.optimizer.update_lp_params()  # type: ignore[union-attr]
 
     def full_state(self, *, frozen: bool = False) -> dict[str, Tensor]:
         module: nn.Module = self.engine.module

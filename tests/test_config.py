@@ -46,6 +46,8 @@ FLAGS = {  # users type these and scripts hold them: a name that changes here br
     "--evaluate-every",
     "--target-auroc",
     "--target-metric",
+    "--exposed-steps",
+    "--phase-steps",
     "--limit-s",
     "--bind",
     "--no-bind",
@@ -109,6 +111,8 @@ FULL = RunConfig(
     measure=Measure(
         warmup=0,
         proof_steps=0,
+        phase_steps=3,
+        exposed_steps=8,
         evaluate=5,
         evaluate_every=2,
         target_auroc=0.9,
@@ -175,6 +179,8 @@ def test_every_field_is_read_from_its_flag():
         "--global-batch 16 --accumulation 4 --optimizer sgd --lr 0.1 --weight-decay 0 --clip-norm 0 --steps 3",
         "--warmup 0 --proof-steps 0 --limit-s 9 --evaluate 5 --evaluate-every 2 "
         "--target-auroc 0.9 --target-metric image_auroc --no-bind --export e --results there --save a --load b",
+        "--warmup 0 --proof-steps 0 --phase-steps 3 --exposed-steps 8 "
+        "--limit-s 9 --evaluate 5 --no-bind --export e --results there --save a --load b",
     ]
     assert parse(" ".join(words).split()) == FULL
     assert parse(["--backend", "ring"]) == config()
@@ -212,6 +218,8 @@ def test_what_can_not_be_read_leaves_with_2(words, capsys):
         ("workload", "shots", 0),
         ("training", "epochs", 0.0),
         ("measure", "evaluate", -1),
+        ("measure", "phase_steps", -1),
+        ("measure", "exposed_steps", -1),
         ("training", "lr", 0.0),
         ("training", "lr", float("nan")),
         ("training", "weight_decay", -0.1),
@@ -292,6 +300,8 @@ SAME = [
     ("measure", "evaluate_every", 3),
     ("measure", "target_auroc", 0.8),
     ("measure", "target_metric", "pixel_auroc"),
+    ("measure", "phase_steps", 9),
+    ("measure", "exposed_steps", 9),
 ]
 OTHER = [
     ("workload", "preset", "small"),

@@ -218,7 +218,7 @@ def test_what_was_not_measured_has_its_reason() -> None:
     ] in lines
     assert "no row here counted what it sent" in shown.text
     sent = DDP | {"traffic": {"sent_bytes": [3 * 2**20, 2**20]}}
-    drawing = read(SINGLE, sent).of("svg", **{"aria-labelledby": "g1-f9-title"})[0]
+    drawing = read(SINGLE, sent).of("svg", **{"aria-labelledby": "g1-f10-title"})[0]
     assert "3.00" in drawing["text"]
     assert drawing["text"].count("not measured") == 1
 
@@ -274,19 +274,19 @@ def test_states_stand_beside_what_is_derived_and_the_papers_figure() -> None:
 
 
 def test_phases_are_stacked_and_exposed_communication_has_its_share() -> None:
-    single, ring = made.record("single"), made.record("ring", 2) | made.perturbed(2)
-    text = told(single, ring)
-    assert "ring x2, communication: 50.00 ms" in rendered(single, ring)
+    single, ring = SINGLE, made.record("ring", 2) | made.perturbed(2)
+    text = read(single, ring).text
+    assert "ring on 2 ranks, communication: 50.00 ms" in rendered(single, ring)
     assert "50.0 ms, 11 % (" in text
-    assert "no run took steps for it" in told(single)
+    assert "no run took steps for it" in read(single).text
 
 
 def test_a_gpu_that_was_short_of_memory_is_marked() -> None:
     ring = made.record("ring", 2)
     ring["ranks"][1]["memory"]["allocator"] = {"retries": 1, "thrashing": True}
-    assert "short of GPU memory" in told(made.record("single"), ring)
+    assert "short of GPU memory" in read(SINGLE, ring).text
     ring["ranks"][1]["memory"]["allocator"]["thrashing"] = False
-    assert "short of GPU memory" not in told(made.record("single"), ring)
+    assert "short of GPU memory" not in read(SINGLE, ring).text
 
 
 def test_the_sentence_names_the_highest_verified_row() -> None:
@@ -372,7 +372,7 @@ def test_many_steps_and_many_groups_are_drawn_smaller(monkeypatch: pytest.Monkey
     assert not [e for e in shown.of("path") if (e.get("class") or "").startswith("dots")]
     assert [e for e in read(SINGLE).of("path") if (e.get("class") or "").startswith("dots")]
     monkeypatch.setattr(assemble, "DRAWN", 1)
-    assert len(read(long, SINGLE).of("figure")) == 12
+    assert len(read(long, SINGLE).of("figure")) == 13
 
 
 def test_nothing_to_show_is_an_error_that_says_what_to_type(tmp_path: Path) -> None:

@@ -29,9 +29,7 @@ def run(label: str, ranks: int, *, batch: int = 32, speed: float = 1.0, repeat: 
     for rank in record["ranks"]:
         rank["memory"] |= dict.fromkeys(("parameters", "gradients", "optimizer", "buffers"), 30_000_000)
         rank["memory"]["activations"] = 90_000_000
-<<<<<<< HEAD
     record |= made.perturbed(ranks)
-=======
     record["curve"] = {
         "metric": "pixel_auroc",
         "target": 0.8,
@@ -41,7 +39,6 @@ def run(label: str, ranks: int, *, batch: int = 32, speed: float = 1.0, repeat: 
             for step in (0, 5, 10)
         ],
     }
->>>>>>> 022dbe8f22f3478e4c6611ca7727157d4d6aa6cb
     macro = dict.fromkeys((metric for _, _, metric, _ in detection.PANELS), 0.9)
     record["evaluation"] = {
         "seconds": 1.0,
