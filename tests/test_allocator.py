@@ -24,5 +24,5 @@ def test_retries_and_a_full_device_are_thrashing(retries, reserved, thrashing):
 def test_a_cpu_has_none():
     with Allocator(torch.device("cpu")) as allocator:
         pass
-    assert allocator.fields["allocator"] is None
-    assert "CPU" in allocator.fields["allocator_reason"]
+    assert allocator.fields["cuda_allocator"] is None
+    assert "CPU" in allocator.fields["cuda_allocator_reason"]

@@ -283,9 +283,9 @@ def test_phases_are_stacked_and_exposed_communication_has_its_share() -> None:
 
 def test_a_gpu_that_was_short_of_memory_is_marked() -> None:
     ring = made.record("ring", 2)
-    ring["ranks"][1]["memory"]["allocator"] = {"retries": 1, "thrashing": True}
+    ring["ranks"][1]["memory"]["cuda_allocator"] = {"retries": 1, "thrashing": True}
     assert "short of GPU memory" in read(SINGLE, ring).text
-    ring["ranks"][1]["memory"]["allocator"]["thrashing"] = False
+    ring["ranks"][1]["memory"]["cuda_allocator"]["thrashing"] = False
     assert "short of GPU memory" not in read(SINGLE, ring).text
 
 

@@ -33,8 +33,8 @@ class Allocator:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.fields: dict[str, Any] = {
-            "allocator": None,
-            "allocator_reason": "torch has no caching allocator on a CPU, so nothing to retry",
+            "cuda_allocator": None,
+            "cuda_allocator_reason": "torch has no caching allocator on a CPU, so nothing to retry",
         }
 
     def __enter__(self) -> "Allocator":
@@ -48,4 +48,4 @@ class Allocator:
     ) -> None:
         if self.device.type == "cuda":
             total = torch.cuda.get_device_properties(self.device).total_memory
-            self.fields = {"allocator": pressure(self._before, torch.cuda.memory_stats(self.device), total)}
+            self.fields = {"cuda_allocator": pressure(self._before, torch.cuda.memory_stats(self.device), total)}

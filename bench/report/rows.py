@@ -153,7 +153,7 @@ def memory_parts(memory: Mapping[str, Any]) -> dict[str, int]:
 
 def thrashing(record: Record) -> bool:
     """Whether a rank's allocator had to retry in the window, or had nearly the whole GPU reserved: its speed is memory's."""
-    return any(((rank.get("memory") or {}).get("allocator") or {}).get("thrashing") for rank in record["ranks"])
+    return any(((rank.get("memory") or {}).get("cuda_allocator") or {}).get("thrashing") for rank in record["ranks"])
 
 
 def _group(records: list[Record], known: Mapping[str, Record], single: Sequence[Record], cut: int | None) -> Group:
