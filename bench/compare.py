@@ -208,13 +208,18 @@ def show_end(
         console.print()
         console.print(table.terminal(group))
     console.print()
+    where = "" if results == Path("results") else f" --results {results}"
     if done.ended == "interrupted":
         console.print(
-            Text(f"interrupted after {len(records)} of {len(done.order)} runs; what was measured is kept", "yellow")
+            Text(
+                f"interrupted after {len(records)} of {len(done.order)} runs; what was measured is kept; "
+                f"go on with: ringzero compare --resume {done.name}{where}",
+                "yellow",
+            ),
+            soft_wrap=True,
         )
     if said := ", ".join(f"{count} {cause}" for cause, count in causes(records).items()):
         console.print(Text(f"runs without a speed: {said}", "yellow"))
-    where = "" if results == Path("results") else f" --results {results}"
     files = verdicts.by_file(records)
     found = [verdicts.compare(group, files) for group in made]
     for each in found:
