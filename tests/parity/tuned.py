@@ -84,7 +84,7 @@ def watch() -> Wire:
     """Count what the engines' gradients go through."""
     wire = Wire()
     wire.count(dist, "all_reduce")
-    wire.count(dist, "reduce_scatter_tensor", 1)
+    wire.count(dist, "reduce_scatter_single", 1)  # what FSDP2 calls
     if sys.argv[1].startswith("horovod"):
         import horovod.torch.optimizer as hooks
 
