@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from bench import announce, comparison, launch
 from bench import compare as comparing
-from bench import comparison, launch
 from bench.__main__ import main
 from bench.comparison import Comparison, ComparisonError
 from bench.config import RunConfig
@@ -87,9 +87,9 @@ def test_a_void_run_has_no_speed_and_is_not_good(tmp_path: Path) -> None:
     assert re.search(r"ddp x2 void, - samples/s, \d+ s: not equivalent: ", text)
     assert not comparing.good(records)
     voids = sum(record["engine"]["label"] == "ddp" for record in records)
-    assert comparing.causes(records) == {"not equivalent": voids}
+    assert announce.causes(records) == {"not equivalent": voids}
     broken = made.failed("ring", 2) | {"experiment": records[0]["experiment"]}
-    assert comparing.causes([*records, broken]) == {"not equivalent": voids, "error": 1}
+    assert announce.causes([*records, broken]) == {"not equivalent": voids, "error": 1}
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
@@ -212,8 +212,8 @@ def test_a_terminal_gets_a_table_that_fills(tmp_path: Path) -> None:
 
 def test_the_pairs_of_a_plan_are_those_at_one_rank_count() -> None:
     plan = Matrix(name="m", engines=["single", "ddp", "ring"], ranks=[1, 2], repeats=3).cells()
-    assert comparing.paired(plan) == 3 + 1  # single, ddp, ring on one rank; ddp, ring on two
-    assert comparing.paired([]) == 0
+    assert announce.paired(plan) == 3 + 1  # single, ddp, ring on one rank; ddp, ring on two
+    assert announce.paired([]) == 0
 
 
 def test_minutes_and_seconds() -> None:
