@@ -11,8 +11,8 @@ from bench.stats import Estimate
 from bench.tuning.outcome import Outcome
 from bench.tuning.study import Study
 
-HEADINGS = ("engine", "controlled\nsamples/s", "tuned\nsamples/s", "speed ratio\n95 % interval", "verdict",
-            "trial over\nrepeats", "largest loss\ndifference")  # fmt: skip
+HEADINGS = ("engine", "controlled\nsamples/s", "tuned\nsamples/s", "speed\nratio", "95 %\ninterval", "trial/\nrepeats",
+            "loss\ndifference")  # fmt: skip
 DASH = "\N{EN DASH}"
 
 
@@ -23,10 +23,10 @@ def cells(found: Outcome) -> list[str]:
         found.engine,
         _speed(found.controlled),
         _speed(found.tuned),
-        f"{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]" if ratio else NONE,
-        found.pair.verdict() if found.pair else NONE,
+        f"{ratio.median:.3f}" if ratio else NONE,
+        f"{ratio.low:.2f}{DASH}{ratio.high:.2f}" if ratio else NONE,
         f"{found.luck:.2f}" if found.luck else NONE,
-        f"{found.loss[0]:.1e}, step {found.loss[1]}" if found.loss else NONE,
+        f"{found.loss[0]:.1e}" if found.loss else NONE,
     ]
 
 
@@ -39,6 +39,7 @@ def notes(study: Study, found: Sequence[Outcome]) -> list[str]:
         )
         used = "; every setting was tried" if each.engine in study.exhausted else ""
         line = f"{each.engine}: {each.what or 'no setting'} ({budget}{used})"
+        line += f"; {each.pair.verdict()}, p {each.pair.holm:.2g}" if each.pair else ""
         line += f"; {each.why}" if each.why else ""
         if each.verdict is not None:
             line += f"; {each.verdict.status}" + (f": {each.verdict.why}" if each.verdict.status != "verified" else "")
@@ -52,11 +53,13 @@ def terms(study: Study) -> list[str]:
     return [
         f"{request.matrix} at {request.ranks} ranks; {request.trials} trials an engine (Optuna's TPE, seed {study.seed}), "
         f"the first with the controlled setting; then {request.repeats} fresh rounds of winner and controlled run, interleaved.",
-        "speed ratio: tuned over controlled, of runs of one round, median over rounds; verdict: Mann-Whitney, Holm-corrected over the "
+        "samples/s: medians of the repeats; speed ratio: tuned over controlled, of runs of one round, median over rounds; "
+        "verdict: Mann-Whitney, Holm-corrected over the "
         "engines, and the interval excludes 1.",
-        "trial over repeats: the winning trial's speed over that of its fresh repeats; above 1 is the winner's luck, which the ratio "
+        "trial/repeats: the winning trial's speed over that of its fresh repeats; above 1 is the winner's luck, which the ratio "
         "leaves out.",
-        "loss difference: of the tuned loss curve from the controlled one of the same round, relative to it. verified: equal to "
+        "loss difference: the largest, of the tuned loss curve from the controlled one of the same round, relative to it. "
+        "verified: equal to "
         "one plain process, under SGD too; 16 bits on the wire are never verified.",
         "Rows are not a ranking: engines were tuned each in its own space.",
     ]
@@ -67,7 +70,7 @@ def terminal(study: Study, found: Sequence[Outcome]) -> Lines:
     table = Table(title=f"tuned track: {study.name}", title_justify="left", title_style="bold", box=None,
                   padding=(0, 2, 0, 0), header_style="dim")  # fmt: skip
     for place, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if place in (0, 4) else "right", vertical="bottom")
+        table.add_column(heading, justify="right" if place else "left", vertical="bottom", no_wrap=True)
     for each in found:
         table.add_row(*cells(each))
     return Lines(
@@ -87,4 +90,4 @@ def markdown(study: Study, found: Sequence[Outcome]) -> str:
 def _speed(estimate: Estimate | None) -> str:
     if estimate is None:
         return NONE
-    return f"{number(estimate.median)} ({number(estimate.low)}{DASH}{number(estimate.high)})"
+    return number(estimate.median)

@@ -32,7 +32,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if os.geteuid() == 0:
             env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         command = [str(word) for word in [*LAUNCHERS[part.partition("-")[0]], WORKER, part, folder]]
-        ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900, cwd=WORKER.parents[2])
+        ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, cwd=WORKER.parents[2])
         assert ended.returncode == 0, f"{' '.join(command)}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
         return torch.load(folder / f"{part}.pt", weights_only=True)
 

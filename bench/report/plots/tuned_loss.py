@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bench.report.plots import style
 from bench.report.plots.loss import total_losses
@@ -40,6 +41,7 @@ def draw(groups: Sequence[Group], records: Sequence[Record]) -> Figure:
     for axes, name in ((left, "loss: tuned (thin), controlled (wide)"), (right, "difference, relative to controlled")):
         style.clean(axes)
         axes.set_xlabel("step", size=9)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(name, loc="left", size=9.5, pad=6)
     style.head(figure, "What tuning did to the loss", title(groups[0]))
     style.legend(figure, labels)
