@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.ring.pipeline import AHEAD, pipelined_allreduce, scratch_values
+from backends.ring.pipeline import AHEAD, SEGMENT_BYTES, pipelined_allreduce, scratch_values
 from backends.ring.reduction import GRAIN, MEAN, REDUCTIONS, SUM, Reduction
 from backends.ring.schedules import halving_doubling, hierarchical, naive_allreduce, recursive_doubling
 from backends.ring.transport import ExchangeError, Links, QueueTransport
@@ -159,7 +159,7 @@ def test_hosts_of_unequal_size_are_refused():
 
 
 def test_scratch_is_bounded_by_segments_not_by_the_buffer():
-    assert scratch_values(10**9, 2, 4) == AHEAD * 2**19 // 4
+    assert scratch_values(10**9, 2, 4) == AHEAD * SEGMENT_BYTES // 4
     assert scratch_values(10, 4, 4) == AHEAD * 3
 
 

@@ -1,8 +1,8 @@
 """The same ring with its links kept busy: chunks travel in segments, and a segment is sent on while the next one comes in.
 
-`algorithm.py` waits for a whole chunk, adds it, and sends it on: while a rank adds, its links are idle, and a chunk that has
-left the cache is read again from memory. Here a step's first segment is all that waits; the segment that came in is added
-while it is still in the core's cache. Same chunks, same order of additions, so the same bits.
+`algorithm.py` waits for a whole chunk, adds it, and sends it on: while a rank adds, its links are idle, and its scratch is as
+large as a chunk. Here a step's first segment is all that waits, and scratch is two segments, however large the buffer. Same
+chunks, same order of additions, so the same bits.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ from torch import Tensor
 from backends.ring.reduction import SUM, Reduction
 from backends.ring.transport import Links, Wait
 
-SEGMENT_BYTES = 2**19
+SEGMENT_BYTES = 2**21  # between two processes of one host shorter ones cost more in calls than they gain in overlap
 AHEAD = 2  # segments that may be coming in at once: one arrives while the other is added
 
 
