@@ -138,7 +138,7 @@ def loss_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple
     None where a loss is missing, is no number, or the runs took different numbers of steps.
     """
     pairs = [(mine["total"], its["total"]) for mine, its in zip(ours["losses"], theirs["losses"], strict=False)]
-    if not pairs or len(ours["losses"]) != len(theirs["losses"]) or not all(finite(v) for both in pairs for v in both):
+    if not pairs or len(ours["losses"]) != len(theirs["losses"]) or not all(_finite(v) for both in pairs for v in both):
         return None
     apart = [abs(mine - its) / (abs(its) or 1.0) for mine, its in pairs]
     return max(apart), apart.index(max(apart))

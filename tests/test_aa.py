@@ -50,7 +50,7 @@ def test_runs_that_are_there_are_not_made_again(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_always_fails_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="three runs failed in a row, the last with engine, rank 1: no route"):
+    with pytest.raises(ConfigError, match="three runs failed in a row, the last with error, rank 1: no route"):
         aa.measure(asked(tmp_path), Runner(tmp_path, failing=tuple(range(5))), lambda line: None)
 
 

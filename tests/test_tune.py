@@ -222,7 +222,7 @@ def test_a_void_or_failed_trial_can_not_win_and_says_why() -> None:
     assert judged(run, single) == (pytest.approx(20, rel=0.1), "")
     assert judged(void, single)[0] is None
     assert "proof leg SGD, clip off" in judged(void, single)[1]
-    assert judged(made.failed("ddp"), single) == (None, "engine, rank 1: no route to rank 1")
+    assert judged(made.failed("ddp"), single) == (None, "error, rank 1: no route to rank 1")
     half = judged(made.record("ddp", 2, tuning={"compression": "fp16"}), single)
     assert half[0] is not None
     assert "changes what is computed" in half[1]
