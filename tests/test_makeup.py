@@ -80,3 +80,9 @@ def test_a_large_block_where_an_arena_could_begin_is_none():
     assert not makeup._fills(at, at + size, at + size, at + 80 * MB, reserved)
     assert not makeup._fills(at, at + 300 * MB, at + 400 * MB, at + 500 * MB, reserved)
     assert makeup._fills(at, at + makeup.ARENA, at + 400 * MB, at + 500 * MB, reserved)
+
+
+def test_mappings_listed_twice_are_no_reading():
+    whole = makeup.Makeup(heap=60 * 2**20, anonymous=30 * 2**20, mapped=10 * 2**20, heap_used=0, large_used=0)
+    assert whole.whole(100 * 2**20)
+    assert not whole.whole(90 * 2**20)

@@ -17,6 +17,7 @@ ARENA = 64 * 2**20  # glibc aligns the heaps of its arenas to this (HEAP_MAX_SIZ
 GROWTH = 1.01  # a look is taken where the resident set is larger than at the last by this
 PERIOD_S = 0.001  # between two looks of the thread
 PAGE = os.sysconf("SC_PAGE_SIZE")
+SLACK = 4 * 2**20  # the kernel's count of resident pages lags by its per-core batches
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Makeup:
     mapped: int  # files (code and data of libraries) and shared memory
     heap_used: int  # blocks of the heaps that were allocated and not freed
     large_used: int  # blocks that malloc mapped one by one
+
+    def whole(self, resident: int) -> bool:
+        """Whether this was read in one piece: of mappings that change while they are read, some are listed twice."""
+        return self.heap + self.anonymous + self.mapped <= resident + SLACK
 
     def __sub__(self, other: "Makeup") -> "Makeup":
         return Makeup(*(mine - theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
@@ -48,6 +53,11 @@ def makeup() -> Makeup | None:
     except (OSError, AttributeError):
         return None
     return Makeup(**sizes, heap_used=malloc.uordblks, large_used=malloc.hblkhd)
+
+
+def _resident() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * PAGE
 
 
 def _sizes() -> dict[str, int]:
@@ -97,18 +107,24 @@ class AtPeak:
     def begin(self, named: Callable[[], Mapping[str, int]]) -> None:
         """Forget what was seen."""
         self.named = named
+        self._last = dict(named()) if self.base is not None else {}
         self._most: tuple[Makeup, Mapping[str, int]] | None = None
         self._largest = 0.0
 
-    def look(self) -> None:
-        """Read the resident set (microseconds), and all else where it has grown (milliseconds)."""
+    def look(self, *, aside: bool = False) -> None:
+        """Read the resident set (microseconds), and all else where it has grown (milliseconds).
+
+        `aside`: from another thread than computes. Engines change their tensors there without Python's lock, and reading them
+        meanwhile can end the process; so what is named is then as the computing thread last saw it.
+        """
         if self.base is None or not self._busy.acquire(blocking=False):
             return
         try:
-            with open("/proc/self/statm", "rb") as file:
-                resident = int(file.read().split()[1]) * PAGE
-            if resident > self._largest * GROWTH and (now := makeup()):
-                self._most = (now, self.named())
+            resident = _resident()
+            if resident > self._largest * GROWTH and (now := makeup()) and now.whole(max(resident, _resident())):
+                if not aside:
+                    self._last = dict(self.named())
+                self._most = (now, self._last)
                 self._largest = resident
         except RuntimeError:
             pass  # what is looked at changed meanwhile: the next look sees it
@@ -129,7 +145,7 @@ class AtPeak:
 
     def _watch(self) -> None:
         while not self._over.wait(PERIOD_S):
-            self.look()
+            self.look(aside=True)
 
     def parts(self) -> dict[str, int] | None:
         """Bytes above the base by category; None where it can't be read. Beside those named:
