@@ -179,8 +179,17 @@ def test_no_folder_and_an_empty_one(tmp_path: Path) -> None:
 
 
 def test_the_reference_records_are_read_as_their_table_says() -> None:
-    df = bench.record.load(Path(__file__).parents[1] / "results" / "reference")
+    folder = Path(__file__).parents[1] / "results" / "reference"
+    df = bench.record.load(folder)
+    (line,) = [
+        line
+        for line in (folder / "quick.md").read_text().splitlines()
+        if line.startswith("| [ring]") and "_np2_" in line
+    ]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
     row = df[(df.engine == "ring") & (df.ranks == 2)].iloc[0]
-    assert f"{row.samples_per_s:.1f} {row.step_s * 1e3:.0f} {row.final_loss:.4f}" == "36.1 222 9.7099"
+    assert f"{row.samples_per_s:.1f} {row.step_s * 1e3:.0f} {row.final_loss:.4f}" == " ".join(
+        cells[i] for i in (2, 4, 7)
+    )
     assert row.sent_bytes == row.gradient_bytes == 2383040
     assert df.verdict.value_counts().to_dict() == {"verified": 16, "reference": 1}
