@@ -38,11 +38,15 @@ def phases(records: Sequence[Record]) -> dict[str, float] | None:
     """Seconds a step of each of PHASES: mean over ranks, median over steps. None where a run did not measure them.
 
     Data, forward, backward and optimizer are those of the steps without exchange; communication is all that the exchange
-    adds to them, waiting for slower ranks included, and 0 where that is less than nothing.
+    adds to them, waiting for slower ranks included, and 0 where that is less than nothing. One rank has nobody to exchange
+    with: both kinds of step are one kind, and nothing is communication.
     """
     if not _all_have(records, "phases"):
         return None
     within = {kind: {name: _mean(records, kind, name) for name in _TAKEN} for kind in (WITH, WITHOUT)}
+    if all(len(record["phases"]["ranks"]) == 1 for record in records):
+        both = {name: np.concatenate([within[kind][name] for kind in (WITH, WITHOUT)]) for name in _TAKEN}
+        return {_TAKEN[name]: float(np.median(values)) for name, values in both.items()} | {"communication": 0.0}
     own = {_TAKEN[name]: float(np.median(values)) for name, values in within[WITHOUT].items()}
     whole = float(np.median(np.sum(list(within[WITH].values()), axis=0)))
     return own | {"communication": max(0.0, whole - sum(own.values()))}

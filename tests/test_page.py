@@ -372,7 +372,7 @@ def test_many_steps_and_many_groups_are_drawn_smaller(monkeypatch: pytest.Monkey
     assert not [e for e in shown.of("path") if (e.get("class") or "").startswith("dots")]
     assert [e for e in read(SINGLE).of("path") if (e.get("class") or "").startswith("dots")]
     monkeypatch.setattr(assemble, "DRAWN", 1)
-    assert len(read(long, SINGLE).of("figure")) == 13
+    assert len(read(long, SINGLE).of("figure")) == 11
 
 
 def test_nothing_to_show_is_an_error_that_says_what_to_type(tmp_path: Path) -> None:

@@ -163,10 +163,15 @@ def test_communication_is_what_the_exchange_adds_to_all_phases():
         "optimizer": 1.0,
         "communication": 4.0,
     }
-    turned = phased([[1, 2, 4, 1]], [[1, 3, 6, 2]])
+    turned = phased([[1, 2, 4, 1]] * 2, [[1, 3, 6, 2]] * 2)
     read = exposed.phases([turned])
     assert read is not None
     assert read["communication"] == 0
+
+
+def test_one_rank_communicates_with_nobody():
+    read = exposed.phases([phased([[1, 3, 6, 2]], [[1, 2, 4, 1]])])
+    assert read == {"data": 1.0, "forward": 2.5, "backward": 5.0, "optimizer": 1.5, "communication": 0.0}
 
 
 def test_the_interval_of_a_difference_holds_the_truth():

@@ -9,6 +9,7 @@ from bench.report.page.svg import Canvas, Scale, label, ticks
 from bench.report.table import note
 
 LEFT, RIGHT, TOP, LINE, HEADING = 108, 66, 8, 17, 20
+ROOM = 45  # units of the drawing that a tick's number takes
 Draw = Callable[[Canvas, Entry, float, float], None]  # the line's middle and height
 
 
@@ -25,7 +26,7 @@ def chart(
     headings = len({entry.row.ranks for entry in entries})
     height = TOP + headings * HEADING + sum(tall(entry) for entry in entries) + 20
     canvas = Canvas(height, title, ident)
-    for tick in ticks(0, top):
+    for tick in ticks(0, top, max(2, min(4, int((scale(top) - scale(0)) / ROOM)))):
         canvas.line(scale(tick), TOP, scale(tick), height - 16, "grid")
         canvas.text(scale(tick), height - 4, label(tick), "tick", "middle")
     y, before = float(TOP), None

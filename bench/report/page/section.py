@@ -16,8 +16,8 @@ from bench.report.rows import Group, Row, micro_batch
 from bench.report.verdicts import Verdicts
 
 FIGURES = (bars.throughput, bars.memory, bars.steps, phases.phases, curves.over_ranks, curves.against_single, curves.against_itself,
-           curves.loss_over_steps, curves.loss_over_time, bars.wire, parts.parameters, curves.auroc_over_steps,
-           curves.auroc_over_time)  # fmt: skip
+           curves.loss_over_steps, curves.loss_over_time, bars.wire, parts.parameters)  # fmt: skip
+ON_REQUEST = (curves.auroc_over_steps, curves.auroc_over_time)  # of runs that were asked to look at it
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def section(
     evaluated = [entry for entry in entries if entry.row.evaluations]
     runs = [record for entry in entries for record in (*entry.done, *entry.lost)]
     environment = facts.environment(runs)
+    figures = FIGURES + (ON_REQUEST if any(record.get("curve") for record in runs) else ())
     files = verdicts.by_file([record for entry in entries for record in entry.done])
     return Section(
         ident=ident,
@@ -107,7 +108,7 @@ def section(
         title=table.title(group),
         summary=summary(entries, found),
         lines=[_line(f"{ident}-r{place + 1}", entry, shelf) for place, entry in enumerate(entries)],
-        figures=[make(entries, f"{ident}-f{place + 1}") for place, make in enumerate(FIGURES)] if drawn else None,
+        figures=[make(entries, f"{ident}-f{place + 1}") for place, make in enumerate(figures)] if drawn else None,
         key={entry.row.label: _mark(entry.row.label) for entry in entries},
         detected=[quality.cells(entry.row) for entry in evaluated],
         images=evaluated[0].row.evaluations[0]["text"]["images"] if evaluated else None,
