@@ -14,8 +14,9 @@ from torch.optim import SGD, AdamW
 
 from backends.base import StepInfo
 from bench import workload
-from bench.experiment import SkippedStep, mean_losses, quiet_collector, refuse_skipped, summary
+from bench.experiment import quiet_collector
 from bench.loop import Step
+from bench.proof import SkippedStep, mean_losses, refuse_skipped, summary
 from bench.workload import optimizer_factory
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.experiment import summary
+from bench.proof import summary
 from bench.verify import MEASURED, PROOF, references, verify
 from tests.made import changed, failed, record
 
