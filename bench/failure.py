@@ -33,6 +33,7 @@ MEMORY_WORDS = (
 )
 WORD = "RINGZERO_WORD"  # variable with the path of that file
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+STORE = ("DistNetworkError", "DistStoreError")  # torch's store, where ranks find each other, lies with the launcher
 CONFIGURATION = ("ConfigError", "LaunchError", "DataError", "AssetError")  # by name: their modules may not be loaded
 
 
@@ -64,6 +65,8 @@ def cause_of(error: BaseException) -> Cause:
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, ImportError) or "BackendUnavailable" in names:
         return "import"
+    if names.intersection(STORE):
+        return "launcher"
     if code in NO_ROOM or "RecordError" in names:
         return "disk"
     return "configuration" if names.intersection(CONFIGURATION) else "error"

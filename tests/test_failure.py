@@ -32,6 +32,7 @@ from bench.record import RecordError
         (RecordError("cannot write records"), "disk"),
         (ConfigError("--steps is 0"), "configuration"),
         (NonFinite("lm is nan"), "non-finite"),
+        (torch.distributed.DistNetworkError("failed to recv, got 0 bytes"), "launcher"),
         (ValueError("wrong shape"), "error"),
     ],
 )
