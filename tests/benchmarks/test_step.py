@@ -14,7 +14,7 @@ from tests.parity.conftest import BIN, LAUNCHERS
 WORKER = Path(__file__).with_name("overhead.py")
 ALLOWED = 0.01
 PAIRS = int(
-    os.environ.get("RINGZERO_PAIRS", 24)
+    os.environ.get("RINGZERO_PAIRS", 48)
 )  # 400 on a quiet machine show the ratio itself to within half a percent
 
 
