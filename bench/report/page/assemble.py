@@ -85,7 +85,7 @@ def render(
 
 @cache
 def _environment() -> Environment:
-    names = ("page.html", "section.html", "style.css", "page.js")
+    names = ("page.html", "section.html", "figures.html", "style.css", "page.js")
     texts = {name: (files("bench.report.page") / name).read_text(encoding="utf-8") for name in names}
     made: dict[str, Any] = {
         "autoescape": True,
