@@ -183,6 +183,7 @@ def main() -> None:
         if world.rank == 0:
             (folder / f"{label}.json").write_text(json.dumps(found))
     backend.gather(None)
+    WIRES.clear()  # a group that is still referred to ends its threads while the interpreter is already leaving
     backend.close()
 
 
