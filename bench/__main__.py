@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tune": ("bench.tune:main", "each engine at its best within the same number of trials, and what that is worth"),
     "report": ("bench.commands:report", "the tables of a comparison: terminal, Markdown, one HTML page, CSV, Parquet"),
     "plot": ("bench.commands:plot", "the figures of a comparison, as PNG, SVG or PDF"),
+    "plan": ("bench.plan.command:main", "memory on machines that are not here: fits or not, and what to change"),
     "diff": ("bench.diff:main", "what became slower, heavier or less accurate between two sets of records"),
     "aa": ("bench.aa:main", "one engine against itself: how often are its runs called different here"),
     "export": ("bench.export:main", "a comparison for MLPerf logging, pytest-benchmark or TensorBoard"),

@@ -12,11 +12,28 @@ from dataclasses import dataclass
 from torch import nn
 
 STATES = ("parameters", "gradients", "optimizer")
-VALUE = 4  # bytes: engines are given fp32 tensors, precision is decided inside the model
+VALUE = 4  # bytes: our engines are given fp32 tensors, precision is decided inside the model
 MOMENTS = {"sgd": 0, "adamw": 2}  # values that the update rule keeps for each trained one (no momentum under SGD)
 COUNTER = 4  # AdamW's step number, an fp32 tensor of its own for each tensor that the optimizer sees
 ALIGNMENT = 2  # DeepSpeed's `nccl_start_alignment_factor`, values
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Bytes of one value as an engine holds it. `master`: of a replica's own fp32 copy beside reduced parameters, else 0."""
+
+    parameter: int = VALUE
+    gradient: int = VALUE
+    master: int = 0
+
+    @property
+    def kept(self) -> int:
+        """Of a parameter where the engine keeps shards and reduces only what it gathers (FSDP2's mixed precision)."""
+        return max(self.parameter, self.master)
+
+
+FULL = Widths()
 
 
 @dataclass(frozen=True)
@@ -35,20 +52,22 @@ class Shapes:
         )
 
 
-def derived(engine: str, shapes: Shapes, *, optimizer: str, rank: int, ranks: int) -> dict[str, int] | None:
+def derived(
+    engine: str, shapes: Shapes, *, optimizer: str, rank: int, ranks: int, widths: Widths = FULL
+) -> dict[str, int] | None:
     """Bytes by category of this rank, exact, by engine label (`zero-2`, `fsdp`, ...); None for offloading, which has no derivation.
 
-    `optimizer`: sgd or adamw.
+    `optimizer`: sgd or adamw; its moments are fp32. `widths`: of a recipe that holds parameters and gradients in 16 bits.
     """
     if engine in ("zero-1", "zero-2"):
-        return _flat_partition(shapes, MOMENTS[optimizer], rank, ranks)
+        return _flat_partition(shapes, MOMENTS[optimizer], rank, ranks, widths)
     if engine == "zero-3":
-        return _tensor_partition(shapes, MOMENTS[optimizer], ranks)
+        return _tensor_partition(shapes, MOMENTS[optimizer], ranks, widths)
     if engine == "fsdp":
-        return _row_partition(shapes, MOMENTS[optimizer], rank, ranks)
+        return _row_partition(shapes, MOMENTS[optimizer], rank, ranks, widths)
     if engine.startswith("zero-") and engine != "zero-0":
         return None
-    return _replica(shapes, MOMENTS[optimizer])
+    return _replica(shapes, MOMENTS[optimizer], widths)
 
 
 def paper(engine: str, shapes: Shapes, *, optimizer: str, ranks: int) -> dict[str, int]:
@@ -59,7 +78,7 @@ def paper(engine: str, shapes: Shapes, *, optimizer: str, ranks: int) -> dict[st
     master copy) and 0 under SGD. It has no frozen parameters; here they are parameters that have nothing else. FSDP2 is its
     stage 3. Fractions of a byte are rounded up.
     """
-    trained, frozen = VALUE * _values(shapes.trained), VALUE * _values(shapes.frozen)
+    trained, frozen = VALUE * values(shapes.trained), VALUE * values(shapes.frozen)
     stage = 3 if engine == "fsdp" else int(engine.split("-")[1]) if engine.startswith("zero-") else 0
     whole = {
         "parameters": (trained + frozen, 3),
@@ -87,21 +106,22 @@ def reason(engine: str) -> str:
     return "offloading: not derived" if engine.endswith("-offload") else REASONS[kind]
 
 
-def _values(shapes: Iterable[Shape]) -> int:
+def values(shapes: Iterable[Shape]) -> int:
+    """Of all tensors together."""
     return sum(math.prod(shape) for shape in shapes)
 
 
-def _replica(shapes: Shapes, moments: int) -> dict[str, int]:
-    trained = _values(shapes.trained)
+def _replica(shapes: Shapes, moments: int, widths: Widths) -> dict[str, int]:
+    trained = values(shapes.trained)
     counters = COUNTER * len(shapes.trained) if moments else 0
     return {
-        "parameters": VALUE * (trained + _values(shapes.frozen)),
-        "gradients": VALUE * trained,
-        "optimizer": VALUE * moments * trained + counters,
+        "parameters": widths.parameter * (trained + values(shapes.frozen)),
+        "gradients": widths.gradient * trained,
+        "optimizer": (widths.master + VALUE * moments) * trained + counters,
     }
 
 
-def _flat_partition(shapes: Shapes, moments: int, rank: int, ranks: int) -> dict[str, int]:
+def _flat_partition(shapes: Shapes, moments: int, rank: int, ranks: int, widths: Widths) -> dict[str, int]:
     """ZeRO 1 and 2. All trained parameters lie in one flat buffer of a multiple of 2N values, cut into N equal parts
     (`flatten_dense_tensors_aligned`). A rank clones its part as fp32 master (line 561, in fp32 too: engines differ here), over
     which the optimizer has one tensor. `grads_in_partition` copies every gradient that touches the part, whole, in both
@@ -109,7 +129,7 @@ def _flat_partition(shapes: Shapes, moments: int, rank: int, ranks: int) -> dict
     buckets (`setup_buckets`) live during backward only, so no bucket size enters.
     """
     step = ALIGNMENT * ranks
-    trained = _values(shapes.trained)
+    trained = values(shapes.trained)
     flat = math.ceil(trained / step) * step
     part = flat // ranks
     begin, end = rank * part, (rank + 1) * part
@@ -122,13 +142,13 @@ def _flat_partition(shapes: Shapes, moments: int, rank: int, ranks: int) -> dict
             covered += inside
         at += size
     return {
-        "parameters": VALUE * (flat + _values(shapes.frozen)),
-        "gradients": VALUE * (touched + part - covered),
+        "parameters": widths.parameter * (flat + values(shapes.frozen)),
+        "gradients": widths.gradient * (touched + part - covered),
         "optimizer": VALUE * (1 + moments) * part + (COUNTER if moments else 0),
     }
 
 
-def _tensor_partition(shapes: Shapes, moments: int, ranks: int) -> dict[str, int]:
+def _tensor_partition(shapes: Shapes, moments: int, ranks: int, widths: Widths) -> dict[str, int]:
     """ZeRO 3 with persistence threshold 0. Every tensor, frozen ones too, is cut alone into N parts of ceil(n / N) values
     (`_partition_param`); gradients lie in one flat buffer of those parts (`grad_partitions_flat_buffer`). The master copy is
     cloned in fp32 too: `_create_fp32_partitions` spares it only where a tensor's device equals the accelerator's name, and a
@@ -137,13 +157,13 @@ def _tensor_partition(shapes: Shapes, moments: int, ranks: int) -> dict[str, int
     trained = sum(math.ceil(math.prod(shape) / ranks) for shape in shapes.trained)
     frozen = sum(math.ceil(math.prod(shape) / ranks) for shape in shapes.frozen)
     return {
-        "parameters": VALUE * (trained + frozen),
-        "gradients": VALUE * trained,
+        "parameters": widths.parameter * (trained + frozen),
+        "gradients": widths.gradient * trained,
         "optimizer": VALUE * (1 + moments) * trained + (COUNTER if moments else 0),
     }
 
 
-def _row_partition(shapes: Shapes, moments: int, rank: int, ranks: int) -> dict[str, int]:
+def _row_partition(shapes: Shapes, moments: int, rank: int, ranks: int, widths: Widths) -> dict[str, int]:
     """FSDP2. Every tensor is cut along its first dimension into chunks of ceil(rows / N) rows, as torch.chunk does; a rank that
     has fewer rows pads its shard, so parameters and gradients take a whole chunk everywhere. The optimizer's state follows
     the rows that are there.
@@ -158,8 +178,8 @@ def _row_partition(shapes: Shapes, moments: int, rank: int, ranks: int) -> dict[
         return sum(shard(shape, padded=padded) for shape in chosen)
 
     return {
-        "parameters": VALUE * total((*shapes.trained, *shapes.frozen), padded=True),
-        "gradients": VALUE * total(shapes.trained, padded=True),
+        "parameters": widths.kept * total((*shapes.trained, *shapes.frozen), padded=True),
+        "gradients": widths.kept * total(shapes.trained, padded=True),
         "optimizer": VALUE * moments * total(shapes.trained, padded=False)
         + (COUNTER * len(shapes.trained) if moments else 0),
     }

@@ -30,7 +30,7 @@ def activation_bytes(
     each = {
         "image_decoder": _decoder(config),
         "prompt_learner": _prompt_learner(config, e),
-        "llm": positions * (config.llm_layers * _llm_layer(config, e) + (config.llm_width + 1) * FULL),
+        "llm": positions * (config.llm_layers * llm_layer(config, e) + (config.llm_width + 1) * FULL),
         "llm_head": round(answer_tokens * (config.llm_vocab * FULL + INDEX)) + text_tokens + INDEX,
         "losses": _losses(config),
     }
@@ -55,7 +55,7 @@ def _prompt_learner(c: ModelConfig, e: int) -> int:
     return kept + before * (kernel + 2) ** 2 * e
 
 
-def _llm_layer(c: ModelConfig, e: int) -> int:
+def llm_layer(c: ModelConfig, e: int) -> int:
     """A position: 2 (W + 1) fp32 for two RMS norms, (2 W + 2 K) e and a log-sum a head for attention, 3 M e for the MLP."""
     width, kv = attention_shapes(c)[1]
     return 2 * (width + 1) * FULL + (2 * width + 2 * kv) * e + c.llm_heads * FULL + 3 * c.llm_mlp * e

@@ -1,0 +1,203 @@
+"""The families of published numbers about memory and FLOPs, and what predicts each. Nothing is fitted to any of them.
+
+These are checks of accounting: published rates go in, so passing them says nothing about predicted speed.
+"""
+
+from typing import Any
+
+from bench.plan import conventions as by
+from bench.plan.judged import Family, Judged
+from bench.plan.memory import predict
+from bench.plan.published import Row, rows
+from bench.plan.setup import Setup
+from bench.plan.transformer import Transformer
+
+GB, GIB, MIB = 1e9, 2**30, 2**20
+GPT2 = {"hidden": 1600, "layers": 48}  # of 1.5e9 parameters (Radford et al. 2019)
+# (layers, hidden) of MosaicML's MPT; with them 12 L d^2 + V d gives each row's printed parameters
+MPT = {"125m": (12, 768), "350m": (24, 1024), "760m": (24, 1536), "1b": (24, 2048), "3b": (32, 2560), "7b": (32, 4096),
+       "13b": (40, 5120), "30b": (48, 7168), "70b": (80, 8192)}  # fmt: skip
+PEAKS = {"a100": 312.0, "h100": 989.5}  # 10^12 FLOP/s, dense bf16; twice that for fp8
+MEGATRON = {174.6: (96, 12_288), 529.6: (105, 20_480)}  # (layers, hidden), arXiv 2104.04473, table 1
+MEGATRON_VOCABULARY = 51_200
+ZERO_PP = Transformer(hidden=6144, layers=40, heads=32, sequence=512, vocabulary=50_304, attention="eager")
+DEFAULT_BUCKET_MB = 5e8 * 4 / MIB  # DeepSpeed's reduce_bucket_size, in our unit
+DEFAULT_LIVE = 1_000_000_000  # its stage3_max_live_parameters
+PAPER = "ZeRO 2020, section 5: 2 + 2 + K bytes"
+
+
+def zero_table(row: Row) -> Judged | str:
+    """C1: every cell of Table 1, and Figure 1."""
+    c = row.conditions
+    found = by.zero_states(c["psi"], c["N_d"], by.ZERO_STAGES[c["stage"]], c["K"]) / GB
+    return told(row, found, PAPER, f"{c['psi'] / 1e9:g}e9, {c['stage']}, N {c['N_d']}", printed=row.text)
+
+
+def zero_sizes(row: Row) -> Judged | str:
+    """C2: Table 2's theoretical column: what its first row gives, rounded, times the model-parallel size."""
+    c = row.conditions
+    if c["kind"] != "theoretical":
+        return ""
+    one = round(by.zero_largest(32 * GB, 64, by.ZERO_STAGES[c["stage"]]) / 1e9, 1)
+    printed = row.text if c["MP"] == 1 else None
+    return told(row, one * c["MP"], "inverse of " + PAPER, f"{c['stage']}, MP {c['MP']}", printed=printed)
+
+
+def zero_measured(row: Row) -> Judged | str:
+    """Table 2's measured column, by states alone: the batch that ran is not printed, so activations can't be added."""
+    c = row.conditions
+    if c["kind"] != "measured":
+        return ""
+    found = by.zero_largest(32 * GB, 64, by.ZERO_STAGES[c["stage"]]) / 1e9 * c["MP"]
+    return told(row, found, "states alone fill the device", f"{c['stage']}, MP {c['MP']}")
+
+
+def zero_other(row: Row) -> Judged | str:
+    """Sections 3 and 6."""
+    c = row.conditions
+    if row.quantity == "model_state_memory_gpt2":
+        return told(row, by.zero_states(c["psi"], 1, 0) / GB, PAPER, "states of 1.5e9", printed=row.text)
+    if row.quantity == "activation_memory_no_ckpt":
+        found = by.zero_activations(GPT2["hidden"], GPT2["layers"], c["seq"], c["batch"]) / GB
+        return told(row, found, "ZeRO 2020, footnote 3", "activations of 1.5e9")
+    if row.quantity == "activation_memory_ckpt":
+        found = 2 * GPT2["hidden"] * GPT2["layers"] * c["seq"] * c["batch"] / GB
+        return told(row, found, "Korthikanti 2022: 2 sbhL, each layer's input", "the same, recomputed")
+    if row.quantity == "fp32_fused_buffer":
+        return told(row, 4 * c["psi"] / GB, "4 psi", "fp32 buffer", printed=row.text)
+    return "its layers and width are not in the row"
+
+
+def deepspeed(row: Row) -> Judged | str:
+    """C3: the estimators, printed to 0.01 GiB."""
+    c = row.conditions
+    psi, gpus, nodes = int(c["total_params"]), c["num_gpus_per_node"], c["num_nodes"]
+    case = str(c["case"])
+    if row.quantity.startswith("zero2"):
+        made = by.deepspeed_zero2(psi, gpus, nodes, offload="cpu" in case)
+    else:
+        parts = dict(pair.split("=") for pair in case.split(","))
+        offload = "none" if parts["opt"] == "none" else "all" if parts["param"] == "cpu" else "optimizer"
+        start = parts.get("zero_init", "1") == "1"
+        made = by.deepspeed_zero3(psi, int(c["largest_layer_params"]), gpus, nodes, offload=offload, zero_init=start)
+    found = (made.gpu if row.quantity.endswith("gpu") else made.cpu) / GIB
+    return told(row, found, "DeepSpeed 0.19.8's estimator", f"{row.quantity}: {case}", printed=row.text)
+
+
+def tutorial(row: Row) -> Judged | str:
+    """What DeepSpeed's tutorial says of optimizer states."""
+    if row.quantity != "optimizer_state_memory":
+        return "read from nvidia-smi: what the allocator took, no peak"
+    ranks = 8 if "8 ranks" in row.conditions["case"] else 1
+    found = (by.zero_states(row.conditions["psi"], ranks, 1) - 4 * row.conditions["psi"]) / GB
+    return told(row, found, "K psi / N, K 12", row.conditions["case"], printed=row.text)
+
+
+def logs(row: Row) -> Judged | str:
+    """The peak that the allocator of a real ZeRO-3 run reported, by our own closed form with DeepSpeed's default sizes."""
+    c = row.conditions
+    if row.quantity != "max_memory_allocated":
+        return ""
+    setup = Setup(
+        engine="zero-3", ranks=c["gpus"], recipe="mixed_fp16", micro_batch=c["micro_batch"], checkpointing="full",
+        bucket_mb=DEFAULT_BUCKET_MB, live=DEFAULT_LIVE,
+    )  # fmt: skip
+    found = predict(ZERO_PP, setup).peak
+    if c["scheme"].startswith("ZeRO++"):  # hpZ keeps a 16-bit copy, sharded over a node
+        found += 2 * ZERO_PP.parameters // c["gpus_per_node"]
+    return told(row, found / MIB, "closed form, default buckets", f"18e9 on 64 V100, {c['scheme']}")
+
+
+def offload(row: Row) -> Judged | str:
+    """ZeRO-Offload's table of placements: bytes a parameter that stay on the GPU."""
+    if row.quantity != "gpu_memory_bytes_per_param":
+        return "its batch and settings are not in the row"
+    place = str(row.conditions["placement"])
+    gone = (2 if "g16" in place and "g16 on GPU" not in place else 0) + (12 if "update" in place else 0)
+    return told(row, 16 - gone, "16 less what is on the CPU", place, printed=row.text)
+
+
+def palm(row: Row) -> Judged | str:
+    """C4: the MFU column from the token rate beside it."""
+    c = row.conditions
+    layers, hidden = MPT[c["model"]]
+    peak = PEAKS[c["gpu"].split("_")[0]] * (2 if "fp8" in c["precision"] else 1)
+    each = by.palm_flops_per_token(c["params"], layers, hidden, c["seq"])
+    found = each * (row.value or 0.0) / (peak * 1e12) * 100
+    limit = None if c["seq"] != 2048 else 0.115 if c["model"] == "70b" else 0.045  # 0.11 and 0.04 to two decimals
+    return told(
+        row, found, f"PaLM: 6 N + 12 L H Q T; peak {peak:g} TFLOP/s", named(c), published=c["MFU_pct"], limit=limit,
+        unit="% MFU",
+    )  # fmt: skip
+
+
+def megatron(row: Row) -> Judged | str:
+    """C5: DeepSpeed's TFLOP/s of the 18e9 run from its own step time."""
+    if row.quantity != "tflops_per_gpu":
+        return ""
+    c = row.conditions
+    same = [each for each in rows() if each.quantity == "samples_per_s" and each.conditions == c and each.value]
+    if not same:
+        return "its step time is not among the rows"
+    flops = by.megatron_flops(c["global_batch"], 512, 40, 6144, 50_304)
+    seconds = c["global_batch"] / (same[0].value or 1.0)
+    return told(
+        row, flops / seconds / c["gpus"] / 1e12, "Megatron eq. 3, recomputation included", c["scheme"], limit=0.05
+    )
+
+
+def days(row: Row) -> Judged | str:
+    """C6: days for a number of tokens from the TFLOP/s of the same row, by eq. 3."""
+    c = row.conditions
+    if row.quantity == "train_days":
+        found = by.megatron_days(c["T"], c["P"], c["n"], c["X_TF"])
+        return told(row, found, "Megatron eq. 4: 8 T P / n X", f"{c['P'] / 1e9:g}e9 on {c['n']}", limit=1)
+    if row.quantity != "days_for_300B_tokens":
+        return ""
+    rate = [each for each in rows() if each.quantity == "tflops_per_gpu" and each.conditions == c and each.value]
+    if not rate:
+        return "its TFLOP/s is not among the rows"
+    layers, hidden = MEGATRON[c["params_B"]]
+    flops = by.megatron_flops(c["batch"], c["seq"], layers, hidden, MEGATRON_VOCABULARY)
+    found = flops * 300e9 / (c["batch"] * c["seq"]) / (c["gpus"] * (rate[0].value or 1.0) * 1e12) / 86400
+    return told(row, found, "Megatron eq. 3", f"{c['params_B']:g}e9 on {c['gpus']}", limit=1)
+
+
+def named(c: Any) -> str:
+    """An MPT row in a few words."""
+    return f"MPT-{c['model']} on {c['gpus']} {c['gpu']}, sequence {c['seq']}, micro-batch {c['micro_batch']}"
+
+
+def told(
+    row: Row,
+    found: float,
+    convention: str,
+    what: str,
+    *,
+    published: float | None = None,
+    printed: str | None = None,
+    limit: float | None = None,
+    unit: str | None = None,
+) -> Judged:
+    """A prediction of a row's value, or of another column of it."""
+    value = row.value if published is None else published
+    assert value is not None
+    return Judged(
+        id=row.id, what=what, predicted=found, published=value, unit=unit or row.unit, convention=convention,
+        printed=printed, limit=limit,
+    )  # fmt: skip
+
+
+FAMILIES = (
+    Family("ZeRO, table 1 and figure 1", ("ZERO-T1", "ZERO-F1"), zero_table),
+    Family("ZeRO, table 2, theoretical", ("ZERO-T2",), zero_sizes),
+    Family("ZeRO, table 2, measured", ("ZERO-T2",), zero_measured),
+    Family("ZeRO, sections 3 and 6", ("ZERO-MISC",), zero_other),
+    Family("DeepSpeed's estimators", ("DSMEM",), deepspeed),
+    Family("DeepSpeed's tutorial", ("DSTUT",), tutorial),
+    Family("peak of a ZeRO-3 run", ("ZPP-TUT",), logs),
+    Family("ZeRO-Offload's placements", ("ZOFF",), offload),
+    Family("PaLM's FLOPs (MFU of MPT)", ("MPT",), palm),
+    Family("Megatron's FLOPs (TFLOP/s)", ("ZPP-TUT",), megatron),
+    Family("Megatron's days", ("MEGT2", "MEGX"), days),
+)

@@ -1,0 +1,129 @@
+"""A prediction beside what was published or measured, family by family; the tables that show both, misses included."""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+
+from rich.table import Table
+
+from bench.plan.published import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One prediction. `printed`: the published text where the prediction must equal it to the print; None: it is only compared."""
+
+    id: str
+    what: str
+    predicted: float
+    published: float
+    unit: str
+    convention: str
+    printed: str | None = None
+    limit: float | None = None
+    """Largest absolute difference that is allowed, in `unit`."""
+
+    @property
+    def error(self) -> float:
+        """Relative to what was published; the difference itself where that is 0."""
+        difference = self.predicted - self.published
+        return difference / self.published if self.published else difference
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether it is what it must be; None where nothing is demanded."""
+        if self.printed is not None:
+            return as_printed(self.predicted, self.printed) == Decimal(self.printed)
+        if self.limit is not None:
+            return abs(self.predicted - self.published) <= self.limit
+        return None
+
+
+@dataclass(frozen=True)
+class Family:
+    """Rows that one formula speaks of. `judge` returns a prediction, or the reason why there is none."""
+
+    name: str
+    ids: tuple[str, ...]
+    judge: Callable[[Row], Judged | str]
+
+
+@dataclass
+class Verdict:
+    """What became of a family's rows."""
+
+    name: str
+    judged: list[Judged] = field(default_factory=list)
+    silent: list[tuple[str, str]] = field(default_factory=list)  # (id, why nothing was predicted)
+
+    @property
+    def broken(self) -> list[Judged]:
+        return [each for each in self.judged if each.holds is False]
+
+
+def as_printed(value: float, text: str) -> Decimal:
+    """`value` with as many decimals as `text` has: rounded half up, and cut where it has none (ZeRO's Table 1 cuts 257.75 to 257)."""
+    places = len(text.partition(".")[2])
+    return Decimal(repr(value)).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP if places else ROUND_DOWN)
+
+
+def judge(families: Sequence[Family], rows: Iterable[Row]) -> list[Verdict]:
+    """Rows that are set apart are left out; a family may share another's ids, and speak of other quantities."""
+    usable = [row for row in rows if row.apart is None]
+    made = []
+    for family in families:
+        verdict = Verdict(family.name)
+        for row in usable:
+            if row.family in family.ids:
+                found = family.judge(row)
+                if isinstance(found, Judged):
+                    verdict.judged.append(found)
+                elif found:
+                    verdict.silent.append((row.id, found))
+        made.append(verdict)
+    return made
+
+
+def summary(verdicts: Iterable[Verdict]) -> Table:
+    """A line a family: how many, how far off, whether what must hold does."""
+    drawn = Table(title="by family", title_justify="left")
+    for heading in ("family", "rows", "median error", "worst error", "worst row", "must hold", "not predicted"):
+        drawn.add_column(heading, justify="left" if heading in ("family", "worst row", "must hold") else "right")
+    for verdict in verdicts:
+        if not verdict.judged:
+            drawn.add_row(verdict.name, "0", "-", "-", "-", "-", str(len(verdict.silent)))
+            continue
+        worst = max(verdict.judged, key=lambda each: abs(each.error))
+        asked = [each for each in verdict.judged if each.holds is not None]
+        kept = sum(each.holds is True for each in asked)
+        drawn.add_row(
+            verdict.name,
+            str(len(verdict.judged)),
+            f"{statistics.median(abs(each.error) for each in verdict.judged):.2%}",
+            f"{worst.error:+.2%}",
+            worst.id,
+            f"{kept} of {len(asked)}" if asked else "-",
+            str(len(verdict.silent)),
+        )
+    return drawn
+
+
+def details(verdict: Verdict) -> Table:
+    """A line a row."""
+    drawn = Table(title=verdict.name, title_justify="left")
+    for heading in ("row", "what", "predicted", "published", "unit", "error", "holds", "by"):
+        drawn.add_column(heading, justify="right" if heading in ("predicted", "published", "error") else "left")
+    for each in verdict.judged:
+        kept = {None: "-", True: "yes", False: "NO"}[each.holds]
+        drawn.add_row(
+            each.id,
+            each.what,
+            f"{each.predicted:.5g}",
+            f"{each.published:.5g}",
+            each.unit,
+            f"{each.error:+.2%}",
+            kept,
+            each.convention,
+        )
+    return drawn
