@@ -1,25 +1,18 @@
-"""The families of published numbers about memory and FLOPs, and what predicts each. Nothing is fitted to any of them.
+"""The families of published numbers about memory, and what predicts each; those about FLOPs beside them. Nothing is fitted.
 
 These are checks of accounting: published rates go in, so passing them says nothing about predicted speed.
 """
 
-from typing import Any
-
 from bench.plan import conventions as by
-from bench.plan.judged import Family, Judged
+from bench.plan import flops
+from bench.plan.judged import Family, Judged, told
 from bench.plan.memory import predict
-from bench.plan.published import Row, rows
+from bench.plan.published import Row
 from bench.plan.setup import Setup
 from bench.plan.transformer import Transformer
 
 GB, GIB, MIB = 1e9, 2**30, 2**20
 GPT2 = {"hidden": 1600, "layers": 48}  # of 1.5e9 parameters (Radford et al. 2019)
-# (layers, hidden) of MosaicML's MPT; with them 12 L d^2 + V d gives each row's printed parameters
-MPT = {"125m": (12, 768), "350m": (24, 1024), "760m": (24, 1536), "1b": (24, 2048), "3b": (32, 2560), "7b": (32, 4096),
-       "13b": (40, 5120), "30b": (48, 7168), "70b": (80, 8192)}  # fmt: skip
-PEAKS = {"a100": 312.0, "h100": 989.5}  # 10^12 FLOP/s, dense bf16; twice that for fp8
-MEGATRON = {174.6: (96, 12_288), 529.6: (105, 20_480)}  # (layers, hidden), arXiv 2104.04473, table 1
-MEGATRON_VOCABULARY = 51_200
 ZERO_PP = Transformer(hidden=6144, layers=40, heads=32, sequence=512, vocabulary=50_304, attention="eager")
 DEFAULT_BUCKET_MB = 5e8 * 4 / MIB  # DeepSpeed's reduce_bucket_size, in our unit
 DEFAULT_LIVE = 1_000_000_000  # its stage3_max_live_parameters
@@ -117,77 +110,6 @@ def offload(row: Row) -> Judged | str:
     return told(row, 16 - gone, "16 less what is on the CPU", place, printed=row.text)
 
 
-def palm(row: Row) -> Judged | str:
-    """C4: the MFU column from the token rate beside it."""
-    c = row.conditions
-    layers, hidden = MPT[c["model"]]
-    peak = PEAKS[c["gpu"].split("_")[0]] * (2 if "fp8" in c["precision"] else 1)
-    each = by.palm_flops_per_token(c["params"], layers, hidden, c["seq"])
-    found = each * (row.value or 0.0) / (peak * 1e12) * 100
-    limit = None if c["seq"] != 2048 else 0.115 if c["model"] == "70b" else 0.045  # 0.11 and 0.04 to two decimals
-    return told(
-        row, found, f"PaLM: 6 N + 12 L H Q T; peak {peak:g} TFLOP/s", named(c), published=c["MFU_pct"], limit=limit,
-        unit="% MFU",
-    )  # fmt: skip
-
-
-def megatron(row: Row) -> Judged | str:
-    """C5: DeepSpeed's TFLOP/s of the 18e9 run from its own step time."""
-    if row.quantity != "tflops_per_gpu":
-        return ""
-    c = row.conditions
-    same = [each for each in rows() if each.quantity == "samples_per_s" and each.conditions == c and each.value]
-    if not same:
-        return "its step time is not among the rows"
-    flops = by.megatron_flops(c["global_batch"], 512, 40, 6144, 50_304)
-    seconds = c["global_batch"] / (same[0].value or 1.0)
-    return told(
-        row, flops / seconds / c["gpus"] / 1e12, "Megatron eq. 3, recomputation included", c["scheme"], limit=0.05
-    )
-
-
-def days(row: Row) -> Judged | str:
-    """C6: days for a number of tokens from the TFLOP/s of the same row, by eq. 3."""
-    c = row.conditions
-    if row.quantity == "train_days":
-        found = by.megatron_days(c["T"], c["P"], c["n"], c["X_TF"])
-        return told(row, found, "Megatron eq. 4: 8 T P / n X", f"{c['P'] / 1e9:g}e9 on {c['n']}", limit=1)
-    if row.quantity != "days_for_300B_tokens":
-        return ""
-    rate = [each for each in rows() if each.quantity == "tflops_per_gpu" and each.conditions == c and each.value]
-    if not rate:
-        return "its TFLOP/s is not among the rows"
-    layers, hidden = MEGATRON[c["params_B"]]
-    flops = by.megatron_flops(c["batch"], c["seq"], layers, hidden, MEGATRON_VOCABULARY)
-    found = flops * 300e9 / (c["batch"] * c["seq"]) / (c["gpus"] * (rate[0].value or 1.0) * 1e12) / 86400
-    return told(row, found, "Megatron eq. 3", f"{c['params_B']:g}e9 on {c['gpus']}", limit=1)
-
-
-def named(c: Any) -> str:
-    """An MPT row in a few words."""
-    return f"MPT-{c['model']} on {c['gpus']} {c['gpu']}, sequence {c['seq']}, micro-batch {c['micro_batch']}"
-
-
-def told(
-    row: Row,
-    found: float,
-    convention: str,
-    what: str,
-    *,
-    published: float | None = None,
-    printed: str | None = None,
-    limit: float | None = None,
-    unit: str | None = None,
-) -> Judged:
-    """A prediction of a row's value, or of another column of it."""
-    value = row.value if published is None else published
-    assert value is not None
-    return Judged(
-        id=row.id, what=what, predicted=found, published=value, unit=unit or row.unit, convention=convention,
-        printed=printed, limit=limit,
-    )  # fmt: skip
-
-
 FAMILIES = (
     Family("ZeRO, table 1 and figure 1", ("ZERO-T1", "ZERO-F1"), zero_table),
     Family("ZeRO, table 2, theoretical", ("ZERO-T2",), zero_sizes),
@@ -197,7 +119,5 @@ FAMILIES = (
     Family("DeepSpeed's tutorial", ("DSTUT",), tutorial),
     Family("peak of a ZeRO-3 run", ("ZPP-TUT",), logs),
     Family("ZeRO-Offload's placements", ("ZOFF",), offload),
-    Family("PaLM's FLOPs (MFU of MPT)", ("MPT",), palm),
-    Family("Megatron's FLOPs (TFLOP/s)", ("ZPP-TUT",), megatron),
-    Family("Megatron's days", ("MEGT2", "MEGX"), days),
+    *flops.FAMILIES,
 )

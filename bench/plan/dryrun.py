@@ -53,9 +53,9 @@ class Known(TorchDispatchMode):
             return args[0].new_empty(self.count)
         if func is aten.index.Tensor and (mask := _mask(args[1])) is not None:
             return args[0].new_empty((self.count, *args[0].shape[mask.dim() :]))
-        if func in (aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default):
-            if _mask(args[1]) is not None:
-                return torch.empty_like(args[0]) if func is aten.index_put.default else args[0]
+        puts = (aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
+        if func in puts and _mask(args[1]) is not None:
+            return torch.empty_like(args[0]) if func is aten.index_put.default else args[0]
         return func(*args, **named)
 
 
@@ -77,11 +77,15 @@ def dry_run(network: Anomaly, setup: Setup) -> Peak:
     if setup.engine not in ENGINES:
         raise ConfigError(f"a dry run knows {' and '.join(ENGINES)}, not {setup.engine}")
     if setup.recipe not in model.PRECISIONS:
-        raise ConfigError(f"a dry run has the model's own precisions, {' and '.join(model.PRECISIONS)}, not {setup.recipe}")
+        raise ConfigError(
+            f"a dry run has the model's own precisions, {' and '.join(model.PRECISIONS)}, not {setup.recipe}"
+        )
     if setup.checkpointing != "none":
         raise ConfigError("the model recomputes nothing, so neither does a dry run: --checkpointing none")
     if dist.is_initialized():
-        raise ConfigError("a dry run needs a process without a process group: start it on its own, not under a launcher")
+        raise ConfigError(
+            "a dry run needs a process without a process group: start it on its own, not under a launcher"
+        )
     engine = EngineConfig(
         accumulation=setup.accumulation, micro_batch=setup.micro_batch, bucket_mb=setup.bucket_mb, device="cpu"
     )

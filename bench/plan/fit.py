@@ -30,21 +30,22 @@ class Change(NamedTuple):
 
 def first_that_fits(network: Network, setup: Setup, room: float) -> Change | None:
     """None where nothing of the list fits `room` bytes. The global batch stays: a smaller micro-batch is taken more often."""
-    for candidate in candidates(setup):
+    for candidate in candidates(setup, recomputes=network.recomputes):
         memory = predict(network, candidate)
         if memory.peak <= room:
             return Change(candidate, memory, described(setup, candidate))
     return None
 
 
-def candidates(setup: Setup) -> Iterator[Setup]:
+def candidates(setup: Setup, *, recomputes: bool) -> Iterator[Setup]:
     """In the order in which they are tried, nearest first."""
+    ways = CHECKPOINTING[CHECKPOINTING.index(setup.checkpointing) :] if recomputes else (setup.checkpointing,)
     last = () if setup.offload != "none" else LAST
     for engine in (setup.engine, *HIGHER.get(setup.engine, ()), *last):
         one = setup.changed(engine=engine)
         if one != setup:
             yield one
-        for checkpointing in CHECKPOINTING[CHECKPOINTING.index(setup.checkpointing) :]:
+        for checkpointing in ways:
             if checkpointing != setup.checkpointing:
                 yield one.changed(checkpointing=checkpointing)
             for smaller in _divisors(setup.micro_batch):

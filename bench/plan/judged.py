@@ -62,6 +62,26 @@ class Verdict:
         return [each for each in self.judged if each.holds is False]
 
 
+def told(
+    row: Row,
+    found: float,
+    convention: str,
+    what: str,
+    *,
+    published: float | None = None,
+    printed: str | None = None,
+    limit: float | None = None,
+    unit: str | None = None,
+) -> Judged:
+    """A prediction of a row's value, or of another column of it."""
+    value = row.value if published is None else published
+    assert value is not None
+    return Judged(
+        id=row.id, what=what, predicted=found, published=value, unit=unit or row.unit, convention=convention,
+        printed=printed, limit=limit,
+    )  # fmt: skip
+
+
 def as_printed(value: float, text: str) -> Decimal:
     """`value` with as many decimals as `text` has: rounded half up, and cut where it has none (ZeRO's Table 1 cuts 257.75 to 257)."""
     places = len(text.partition(".")[2])

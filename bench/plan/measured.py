@@ -4,6 +4,7 @@ Judged are tensors that exist. The resident peak of a CPU process is mostly not 
 no closed form speaks of it: what share of it the tensors explain is told instead. A GPU's allocated peak is judged.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,12 +38,14 @@ class Held:
     peak_predicted: float | None
 
     def error(self, category: str) -> float:
-        """Relative; `all` is the sum of the categories."""
+        """Relative; `all` is the sum of the categories, `peak` a GPU's (infinite where none was predicted)."""
         if category == "all":
-            found, true = sum(self.predicted.values()), sum(self.measured.values())
+            found, true = sum(self.predicted.values()), float(sum(self.measured.values()))
+        elif category == "peak":
+            found, true = self.peak_predicted or math.inf, self.peak
         else:
             found, true = self.predicted[category], self.measured[category]
-        return (found - true) / true if true else (0.0 if not found else float("inf"))
+        return (found - true) / true if true else (0.0 if not found else math.inf)
 
 
 def network(record: Record) -> Anomaly:
@@ -120,13 +123,14 @@ def judge(record: Record, file: str) -> list[Held]:
 def table(found: Sequence[Held]) -> Table:
     """A line an engine and number of ranks: the worst error of each category over ranks and runs."""
     drawn = Table(title="our own records: worst error over ranks and runs", title_justify="left")
-    heads = ("engine", "ranks", "runs x ranks", *JUDGED, "all tensors", "tensors / peak")
+    names = [*JUDGED, "all", *(["peak"] if any(each.peak_predicted for each in found) else [])]
+    heads = ("engine", "ranks", "runs x ranks", *names, "tensors / peak")
     for heading in heads:
         drawn.add_column(heading, justify="left" if heading == "engine" else "right")
     order = {name: place for place, name in enumerate(("single", *ENGINES))}
     for engine, ranks in sorted({(each.engine, each.ranks) for each in found}, key=lambda key: (order[key[0]], key[1])):
         own = [each for each in found if (each.engine, each.ranks) == (engine, ranks)]
-        worst = [max((each.error(name) for each in own), key=abs) for name in (*JUDGED, "all")]
+        worst = [max((each.error(name) for each in own), key=abs) for name in names]
         share = statistics.median(sum(each.measured.values()) / each.peak for each in own)
         drawn.add_row(engine, str(ranks), str(len(own)), *(f"{error:+.2%}" for error in worst), f"{share:.0%}")
     return drawn
@@ -135,6 +139,7 @@ def table(found: Sequence[Held]) -> Table:
 def sentence(found: Sequence[Held]) -> tuple[bool, str]:
     """Whether all of it is within LIMIT, and what holds."""
     errors = {name: [abs(each.error(name)) for each in found] for name in (*JUDGED, "all")}
+    errors["peak of a GPU"] = [abs(each.error("peak")) for each in found if each.peak_predicted]
     beyond = {name: sum(error > LIMIT for error in each) for name, each in errors.items()}
     worst = max(errors["all"])
     words = ", ".join(f"{name} {count} of {len(found)}" for name, count in beyond.items() if count and name != "all")

@@ -25,6 +25,10 @@ class Network(Protocol):
     def name(self) -> str: ...
 
     @property
+    def recomputes(self) -> bool:
+        """Whether activation checkpointing can be asked of it."""
+
+    @property
     def shapes(self) -> Shapes: ...
 
     @property
@@ -73,6 +77,11 @@ class Anomaly:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def recomputes(self) -> bool:
+        """Not in this repository: what `full` would keep is predicted, and never advised."""
+        return False
 
     @functools.cached_property
     def _parts(self) -> tuple[list[Part], list[Part]]:

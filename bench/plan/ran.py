@@ -4,7 +4,7 @@ one far below says nothing, for nobody printed what was free. llm-foundry takes 
 
 import statistics
 
-from bench.plan.checks import MPT, named
+from bench.plan.flops import MPT, named
 from bench.plan.hardware import machine
 from bench.plan.memory import predict
 from bench.plan.published import Row, chosen

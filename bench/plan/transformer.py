@@ -43,6 +43,10 @@ class Transformer:
         return self.label or f"transformer of {self.parameters / 1e9:.3g}e9 parameters"
 
     @property
+    def recomputes(self) -> bool:
+        return True
+
+    @property
     def _block(self) -> tuple[Shape, ...]:
         h = self.hidden
         products: tuple[Shape, ...] = ((3 * h, h), (3 * h,), (h, h), (h,), (4 * h, h), (4 * h,), (h, 4 * h), (h,))
