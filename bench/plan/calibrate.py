@@ -1,0 +1,159 @@
+"""`ringzero plan calibrate results/`: the time model's constants for this machine, from a few runs and, where there is one, from a
+`ringzero collectives` measurement. Linear least squares of relative errors; what the runs can't tell apart is said, not guessed.
+
+Two equations a row (an engine at a number of ranks; median over its runs), the first without what communication adds:
+
+    own           = FLOPs x crowd x (1/rate + contention x busy / rate) + host_s
+    communication = calls x call_s + (1 - hidden) x what the channel takes
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bench.config import ConfigError
+from bench.plan import channel_fit, linear
+from bench.plan.constants import Constants, Value, busy
+from bench.plan.links import Channel, Fabric, Line
+from bench.plan.timed import Seen
+from bench.plan.time import communication
+from bench.plan.work import Exchange, exchanges
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Constants, the rows they were fitted to, and what could not be told."""
+
+    constants: Constants
+    rows: tuple[Seen, ...]
+    notes: tuple[str, ...]
+    channels: Mapping[str, channel_fit.Fitted]
+
+
+def calibrate(
+    rows: Sequence[Seen], *, cores: int, channels: Mapping[str, channel_fit.Fitted] | None = None, source: str
+) -> Calibration:
+    """Fit. `cores`: that all ranks share (0: each has a device of its own). `channels`: `intra`, `inter`, as measured.
+
+    Raises ConfigError where there is no run of one rank, or none at all.
+    """
+    if not any(row.ranks == 1 for row in rows):
+        raise ConfigError(
+            "no run of one rank among the records: its step is what tells compute from communication; run one"
+        )
+    known, notes = dict(channels or {}), []
+    own, scales = _own(rows, cores)
+    shared = {name: own.pop((name, "")) for name in ("rate", "contention") if (name, "") in own}
+    if "contention" not in shared and cores > 1:
+        notes.append("contention: no run of more than one rank that measured its communication")
+    constants = Constants(
+        source=source,
+        rate=shared["rate"],
+        contention=shared.get("contention", Value(0.0)),
+        cores=cores,
+        host_s={engine: value for (_, engine), value in own.items()},
+        channels={name: found.channel for name, found in known.items()},
+        ranks=(min(row.ranks for row in rows), max(row.ranks for row in rows)),
+        scatter=scales,
+    )
+    talked = [row for row in rows if row.ranks > 1 and row.engine != "single" and row.communication_s is not None]
+    if not talked:
+        notes.append("hidden, call_s: no run of several ranks measured its communication (--exposed-steps)")
+        return Calibration(constants, tuple(rows), tuple(notes), known)
+    constants, more = (_hidden if known else _channel)(talked, constants)
+    return Calibration(constants, tuple(rows), (*notes, *more), known)
+
+
+def _own(rows: Sequence[Seen], cores: int) -> tuple[dict[tuple[str, str], Value], float]:
+    """rate, contention and host_s by engine, and the standard deviation of the relative errors left."""
+    usable = [row for row in rows if row.communication_s is not None]
+    engines = sorted({row.engine for row in usable} - {"single"})
+    crowded = cores > 1 and any(row.ranks > 1 for row in usable)
+    names = [("rate", ""), *([("contention", "")] if crowded else []), *(("host_s", engine) for engine in engines)]
+    flops = [row.work.forward_flops + row.work.backward_flops for row in usable]
+    table = np.zeros((len(usable), len(names)))
+    for at, (row, each) in enumerate(zip(usable, flops, strict=True)):
+        turns = each * (max(1.0, row.ranks / cores) if cores else 1.0)
+        table[at, 0] = turns
+        if crowded:
+            table[at, 1] = turns * busy(row.ranks, cores)
+        if row.engine != "single":
+            table[at, names.index(("host_s", row.engine))] = 1.0
+    found = linear.solve(table, np.array([row.own_s for row in usable]))
+    values = dict(zip(names, found.values, strict=True))
+    inverse = values["rate", ""]
+    if not inverse.value > 0:
+        raise ConfigError(
+            "the records' steps do not grow with their FLOPs; calibrate with runs of one machine and one setting"
+        )
+    values["rate", ""] = Value(1 / inverse.value, (inverse.error or 0.0) / inverse.value**2)
+    if crowded:
+        slope = values["contention", ""]
+        values["contention", ""] = Value(slope.value / inverse.value, (slope.error or 0.0) / inverse.value)
+    return values, found.scatter
+
+
+def _hidden(rows: Sequence[Seen], constants: Constants) -> tuple[Constants, list[str]]:
+    """By engine, its channel known: hidden where communication shows less than the channel takes, call_s where it shows more."""
+    hidden: dict[str, list[float]] = {}
+    called: dict[str, list[float]] = {}
+    for row in rows:
+        taken = sum(communication(row.work, row.engine, row.ranks, _fabric(row, constants)).values())
+        calls = sum(each.times for each in exchanges(row.work, row.engine, row.ranks))
+        shows = row.communication_s or 0.0
+        hidden.setdefault(row.engine, []).append(min(1.0, max(0.0, 1 - shows / taken)))
+        called.setdefault(row.engine, []).append(max(0.0, shows - taken) / calls)
+    found = replace(
+        constants,
+        hidden={engine: _mean(values) for engine, values in hidden.items()},
+        call_s={engine: _mean(values) for engine, values in called.items()},
+    )
+    few = [engine for engine, values in hidden.items() if len(values) == 1]
+    return found, [f"hidden, call_s of {', '.join(few)}: one row each, so no error"] if few else []
+
+
+def _channel(rows: Sequence[Seen], constants: Constants) -> tuple[Constants, list[str]]:
+    """No measured channel: one alpha and one beta for all engines, of what shows, nothing hidden; what an engine takes beyond them
+    is its call_s."""
+    table = np.array([[*_factors(row)] for row in rows])
+    shows = np.array([row.communication_s for row in rows])
+    found = linear.solve(table, shows, robust=True)
+    alpha, beta = found.values
+    line = Line(alpha.value, max(beta.value, 1e-15))
+    called: dict[str, list[float]] = {}
+    for row, left in zip(rows, shows - table @ np.array([alpha.value, beta.value]), strict=True):
+        called.setdefault(row.engine, []).append(max(0.0, float(left)) / sum(e.times for e in _exchanges(row)))
+    found_ = replace(
+        constants,
+        hidden={row.engine: Value(0.0) for row in rows},
+        call_s={engine: _mean(values) for engine, values in called.items()},
+        channels={"intra": Channel((line,)), "inter": Channel((line,))},
+    )
+    return found_, [
+        f"hidden: what goes on beside compute can't be told without `ringzero collectives`; alpha {alpha.value:.3g} s "
+        f"(± {alpha.error or 0:.1g}) and beta {beta.value:.3g} s/byte (± {beta.error or 0:.1g}) are of what shows"
+    ]
+
+
+def _exchanges(row: Seen) -> tuple[Exchange, ...]:
+    return exchanges(row.work, row.engine, row.ranks)
+
+
+def _factors(row: Seen) -> tuple[float, float]:
+    """How often a row's communication takes alpha and beta, as rings."""
+    ways = {"all-reduce": 2, "reduce-scatter": 1, "all-gather": 1}
+    messages = sum(e.times * ways[e.collective] * (row.ranks - 1) for e in _exchanges(row))
+    moved = sum(e.times * ways[e.collective] * (row.ranks - 1) / row.ranks * e.size for e in _exchanges(row))
+    return messages, moved
+
+
+def _fabric(row: Seen, constants: Constants) -> Fabric:
+    channels = constants.channels
+    inside = channels.get("intra") or channels["inter"]
+    return Fabric(max(1, row.ranks // row.hosts), inside, channels.get("inter") or inside)
+
+
+def _mean(values: Sequence[float]) -> Value:
+    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return Value(float(np.mean(values)), error)
