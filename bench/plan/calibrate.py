@@ -16,8 +16,8 @@ from bench.config import ConfigError
 from bench.plan import channel_fit, linear
 from bench.plan.constants import Constants, Value, busy
 from bench.plan.links import Channel, Fabric, Line
-from bench.plan.timed import Seen
 from bench.plan.time import communication
+from bench.plan.timed import Seen
 from bench.plan.work import Exchange, exchanges
 
 
