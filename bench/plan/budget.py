@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.config import ConfigError
-from bench.plan.recommend import HOUR, Option
+from bench.plan.recommend import HOUR, SAME, Option, simplicity
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,17 @@ def budget(text: str) -> Budget:
 
 
 def buys(options: Sequence[Option], limits: Budget, price_per_hour: float | None) -> Bought | None:
-    """Of all options, whatever their ranks, the one that takes most samples within the limits; None where nothing fits.
+    """Of all options, whatever their ranks, the one that takes most samples within the limits, and of those within SAME of it the
+    smallest and simplest; None where nothing fits.
 
     Raises ConfigError for money without a price.
     """
     if limits.money is not None and (price_per_hour is None or not price_per_hour > 0):
         raise ConfigError("--budget in money needs what one device costs an hour: --price-per-hour 2.5")
     found = [_bought(option, limits, price_per_hour) for option in options if option.fits]
-    return max(found, key=lambda each: (each.samples, -each.option.time.ranks), default=None)
+    most = max((each.samples for each in found), default=0.0)
+    near = [each for each in found if each.samples >= most * (1 - SAME)]
+    return min(near, key=lambda each: (each.option.time.ranks, simplicity(each.option.time.engine)), default=None)
 
 
 def _bought(option: Option, limits: Budget, price: float | None) -> Bought:

@@ -16,7 +16,7 @@ from bench.plan.judged import Verdict, details, judge, summary
 
 @dataclass(frozen=True, kw_only=True)
 class Validate:
-    """Recompute published numbers about memory and FLOPs from what their sources state: every row, every miss.
+    """Recompute published numbers about memory, FLOPs and throughput from what their sources state: every row, every miss.
 
     Returns 1 where a number that must be reproduced is not.
     """
@@ -55,6 +55,9 @@ def literature(asked: Validate, console: Console) -> int:
         console.print(words)
         for name, share in misses:
             console.print(f"  miss: {name}: {share:.0%} of the device")
+        from bench.plan import validate_time, validate_time_tables
+
+        validate_time_tables.show(console, validate_time.judge(), rows=not asked.summary)
     return told(verdicts, console)
 
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -10,20 +11,32 @@ import tyro
 from rich.console import Console
 
 from bench.config import ConfigError
-from bench.plan import hardware
+from bench.plan import hardware, outlook
+from bench.plan.budget import budget
+from bench.plan.constants import chosen
 from bench.plan.fit import HEADROOM
 from bench.plan.machine import Machine
 from bench.plan.network import Network, anomaly
+from bench.plan.outlook import TIME
 from bench.plan.rows import ADVICE, MEMORY, advice, markdown, rows, table
 from bench.plan.setup import ENGINES, Setup
+from bench.plan.step import asker
 from bench.plan.transformer import Transformer
+
+SUBCOMMANDS = {
+    "validate": "bench.plan.check:main",
+    "calibrate": "bench.plan.calibrate_command:main",
+    "simulate": "bench.plan.simulate_command:main",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Predict the memory of every engine: fits or not, by category, and what to change so that it fits.
+    """Predict every engine on machines that are not here: memory (fits or not, by category, what to change so that it fits), time,
+    throughput, cost and energy of a step, the engine to take and why.
 
-    `ringzero plan validate` holds the predictions against published numbers and against your own records.
+    `ringzero plan validate` holds the predictions against published numbers and against your own records, `plan calibrate` fits the
+    time model to your own runs, `plan simulate` replays one step on up to ten thousand ranks.
     """
 
     preset: str | None = None
@@ -70,6 +83,12 @@ class Plan:
     """MiB of gradients exchanged at once."""
     headroom: float = HEADROOM
     """Share of a device's memory that can't be used: CUDA's context, libraries, gaps between blocks."""
+    constants: Path | None = None
+    """Constants of the time model, as `ringzero plan calibrate` writes them; else those fitted to published throughputs."""
+    price_per_hour: float | None = None
+    """Of one device, in any currency."""
+    budget: str | None = None
+    """What do '$500, 24 h' buy? Money, time, or both: the engine and number of GPUs that take most samples."""
     markdown: Path | None = None
     """Write the table as Markdown to this file."""
     dry_run: bool = False
@@ -79,28 +98,31 @@ class Plan:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0; of `validate`, 1 where a must-hold check fails."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["validate"]:
-        from bench.plan.check import main as validate
-
-        return validate(words[1:])
+    if words and words[0] in SUBCOMMANDS:
+        module, _, function = SUBCOMMANDS[words[0]].partition(":")
+        return int(getattr(import_module(module), function)(words[1:]))
     asked = tyro.cli(Plan, args=words, prog="ringzero plan")
     network, machine = net(asked), hardware.machine(asked.hardware, asked.network, per_node=asked.per_node)
     if not 0 <= asked.headroom < 1:
         raise ConfigError(f"--headroom is {asked.headroom}; it is a share, from 0 to below 1")
     setups = [setup(asked, ranks, engine) for ranks in counts(asked.gpus) for engine in names(asked.engines)]
-    made = rows(network, setups, machine, headroom=asked.headroom)
+    constants, limits = chosen(asked.constants, asked.hardware), None if asked.budget is None else budget(asked.budget)
+    made = rows(network, setups, machine, headroom=asked.headroom, step=asker(constants, asked.price_per_hour))
     console = Console(highlight=False)
     console.print(table(made, MEMORY, titled(network, machine, asked)))
     for row in made:
-        if words := advice(row):
-            console.print(f"{row.setup.engine} on {row.setup.ranks} does not fit; what would: {words}")
+        if change := advice(row):
+            console.print(f"{row.setup.engine} on {row.setup.ranks} does not fit; what would: {change}")
+    console.print(table(made, TIME, "time of a step"))
+    for line in outlook.lines(made, constants, limits, asked.price_per_hour):
+        console.print(line, soft_wrap=True)
     if asked.dry_run:
         from bench.plan.dryrun import report
 
         console.print(report(setups, network))
     if asked.markdown:
         try:
-            asked.markdown.write_text(markdown(made, [*MEMORY, *ADVICE]))
+            asked.markdown.write_text(markdown(made, [*MEMORY, *TIME[2:], *ADVICE]))
         except OSError as error:
             raise ConfigError(f"--markdown {asked.markdown} can't be written ({error.strerror})") from error
         print(f"wrote {asked.markdown}")

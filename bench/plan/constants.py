@@ -12,6 +12,7 @@ from bench.config import ConfigError
 from bench.plan.links import Channel, Line
 
 SCHEMA = 1
+GENERATIONS = {"v100": "volta", "a100": "ampere", "h100": "hopper", "h200": "hopper"}  # by the start of a device's name
 SHARED = ("efficiency", "link_share", "network_share", "sync", "rate", "contention")
 ENGINE = ("hidden", "host_s", "call_s")
 
@@ -89,10 +90,8 @@ def dump(sets: Mapping[str, Constants], path: Path) -> None:
         lines += [f"{each} = {_inline(value)}" for each, value in shared.items() if value is not None]
         for kind in ENGINE:
             values: Mapping[str, Value] = getattr(constants, kind)
-            lines += [
-                f"[{head}.{kind}]" if values else "",
-                *(f"{engine} = {_inline(value)}" for engine, value in values.items()),
-            ]
+            if values:
+                lines += [f"[{head}.{kind}]", *(f"{engine} = {_inline(value)}" for engine, value in values.items())]
         for channel, found in constants.channels.items():
             regimes = ", ".join(
                 f"{{ alpha = {line.alpha:.6g}, beta = {line.beta:.6g}, gamma = {line.gamma:.6g} }}"
@@ -121,6 +120,20 @@ def shipped() -> dict[str, Constants]:
     """By generation of devices, fitted to all published throughputs (`plan validate` tells how well they predict others)."""
     text = files("bench.plan").joinpath("data/constants.toml").read_text(encoding="utf-8")
     return _sets(tomllib.loads(text))
+
+
+def chosen(path: Path | None, hardware: str) -> Constants:
+    """The first set of a file, or, without one, the shipped set of a device."""
+    return of_hardware(hardware) if path is None else next(iter(load(path).values()))
+
+
+def of_hardware(name: str) -> Constants:
+    """The shipped constants of a known device's generation; for another device, wide stated ones that say so."""
+    generation = next((kind for start, kind in GENERATIONS.items() if name.startswith(start)), None)
+    if generation is not None:
+        return shipped()[generation]
+    source = f"stated, not fitted: nothing of {name} is published here; calibrate with your own runs"
+    return Constants(source=source, efficiency=Value(0.4), scatter=0.5, ranks=(0, 0))
 
 
 def _sets(found: Mapping[str, Any]) -> dict[str, Constants]:

@@ -78,7 +78,7 @@ def best(options: Sequence[Option]) -> Option | None:
         return None
     fastest = max(fitting, key=lambda option: option.time.samples_per_s)
     near = [o for o in fitting if o.time.samples_per_s >= fastest.time.samples_per_s * (1 - SAME)]
-    return min(near, key=lambda option: (option.time.ranks, _rank(option.time.engine)))
+    return min(near, key=lambda option: (option.time.ranks, simplicity(option.time.engine)))
 
 
 def sentence(options: Sequence[Option]) -> str:
@@ -105,11 +105,12 @@ def sentence(options: Sequence[Option]) -> str:
         else:
             sure = chosen.time.high < second.time.low
             text += f"; {ratio:.2f} times the throughput of {second.time.engine}, {'surely' if sure else 'within the interval'}"
-    simpler = [o for o in others if not o.fits and _rank(o.time.engine) < _rank(name)]
+    simpler = [o for o in others if not o.fits and simplicity(o.time.engine) < simplicity(name)]
     if simpler:
         text += f"; {', '.join(option.time.engine for option in simpler)} would not fit"
     return text + (f" (beyond what was calibrated: {'; '.join(chosen.time.beyond)})" if chosen.time.beyond else "")
 
 
-def _rank(engine: str) -> int:
+def simplicity(engine: str) -> int:
+    """0 for the engine with the fewest moving parts."""
     return SIMPLEST.index(engine) if engine in SIMPLEST else len(SIMPLEST)

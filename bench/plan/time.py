@@ -178,8 +178,10 @@ def _why(parts: dict[str, float], ranks: int) -> str:
 def _beyond(engine: str, ranks: int, constants: Constants) -> tuple[str, ...]:
     found = []
     low, high = constants.ranks
-    if not low <= ranks <= high:
+    if high == 0:
+        found.append("this device was not calibrated")
+    elif not low <= ranks <= high:
         found.append(f"{ranks} ranks; calibrated on {low} to {high}")
-    if engine not in constants.engines:
+    if engine not in constants.engines and ranks > 1 and engine != "zero-0":
         found.append(f"{engine} was not calibrated: {HIDDEN.value:.0%} of its exchange is taken as hidden")
     return tuple(found)

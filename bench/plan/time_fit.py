@@ -8,7 +8,7 @@ prior. A source counts as ten rows at most: it can't outvote the others by its l
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -153,16 +153,3 @@ def _taken(case: Case, share: float) -> Mapping[str, float]:
 
 def _late(case: Case, sync: float) -> float:
     return 1 + sync * math.log2(case.ranks) / math.sqrt(case.work.accumulation)
-
-
-def shipped(found: Fit, cases: Sequence[Case]) -> dict[str, Constants]:
-    """By generation, as data/constants.toml holds them: with the ranks among which each was seen."""
-    sets = {}
-    for generation in sorted({case.generation for case in cases}):
-        own = [case for case in cases if case.generation == generation and case.apart is None]
-        ranks = [case.ranks for case in own]
-        sources = ", ".join(sorted({case.source for case in own}))
-        sets[generation] = replace(
-            found.of(generation), source=f"{len(own)} published rows: {sources}", ranks=(min(ranks), max(ranks))
-        )
-    return sets

@@ -8,11 +8,15 @@ import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from bench.plan import channel_fit, time_fit
 from bench.plan.cases import Case, all_cases
+from bench.plan.constants import Constants
 from bench.plan.published import chosen
+from bench.plan.time import Z95
 
 NOISE = 0.05  # relative difference below which two published or predicted throughputs have no order (Aach et al.: 5 % between runs)
 TARGET = 0.15  # median error
@@ -142,3 +146,21 @@ def sweep(family: str, nodes: int | None) -> list[channel_fit.Point]:
             taken = 2 * (ranks - 1) / ranks * size / (float(row.value or 1) * 1e9)
             found.append(channel_fit.Point("all-reduce", "ring", ranks, size, taken))
     return sorted(found, key=lambda point: point.size)
+
+
+def shipped(found: Outcome) -> dict[str, Constants]:
+    """By generation, as data/constants.toml holds them: fitted to all sources, with the scatter that the rows show when they are
+    left out: the interval that 95 in 100 of them lie in."""
+    sets = {}
+    for generation in sorted({each.case.generation for each in found.counted}):
+        own = [each for each in found.counted if each.case.generation == generation]
+        ranks = [each.case.ranks for each in own]
+        sources = ", ".join(sorted({each.case.source for each in own}))
+        scatter = float(np.quantile([abs(math.log(1 + each.error)) for each in own], 0.95)) / Z95
+        sets[generation] = replace(
+            found.whole.of(generation),
+            source=f"{len(own)} published rows: {sources}",
+            ranks=(min(ranks), max(ranks)),
+            scatter=scatter,
+        )
+    return sets
