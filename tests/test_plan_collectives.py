@@ -110,7 +110,7 @@ def test_one_rank_and_no_bytes_take_no_time():
         (lambda: Line(-1e-6, 1e-9), "alpha is -1e-06"),
         (lambda: Line(0, 0), "takes no time"),
         (lambda: Fabric(8, ALPHA, ALPHA).nodes(12), "type 8 or 16"),
-        (lambda: Fabric(0, ALPHA, ALPHA), "at least 1"),
+        (lambda: Fabric(0, ALPHA, ALPHA), "a node has 0 ranks"),
     ],
 )
 def test_what_can_not_be_is_told(wrong, said):

@@ -20,6 +20,8 @@ from bench.plan.time import communication
 from bench.plan.timed import Seen
 from bench.plan.work import Exchange, exchanges
 
+FULL = 0.98  # share of the compute beside an exchange that counts as all of it
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -97,13 +99,20 @@ def _own(rows: Sequence[Seen], cores: int) -> tuple[dict[tuple[str, str], Value]
 def _hidden(rows: Sequence[Seen], constants: Constants) -> tuple[Constants, list[str]]:
     """By engine, its channel known: hidden where communication shows less than the channel takes, call_s where it shows more."""
     hidden: dict[str, list[float]] = {}
+    bound: dict[str, list[float]] = {}  # where all the compute there is hides something, more could hide
     called: dict[str, list[float]] = {}
     for row in rows:
-        taken = sum(communication(row.work, row.engine, row.ranks, _fabric(row, constants)).values())
-        calls = sum(each.times for each in exchanges(row.work, row.engine, row.ranks))
+        parts = communication(row.work, row.engine, row.ranks, _fabric(row, constants))
+        taken, under = sum(parts.values()), sum(parts.values()) - parts["after"]
+        calls = sum(each.times for each in _exchanges(row))
         shows = row.communication_s or 0.0
-        hidden.setdefault(row.engine, []).append(min(1.0, max(0.0, 1 - shows / taken)))
+        gone = under - (shows - parts["after"])
+        if under and gone < FULL * _room(row, parts, constants):
+            hidden.setdefault(row.engine, []).append(min(1.0, max(0.0, gone / under)))
+        elif under:
+            bound.setdefault(row.engine, []).append(min(1.0, gone / under))
         called.setdefault(row.engine, []).append(max(0.0, shows - taken) / calls)
+    hidden |= {engine: [max(values)] for engine, values in bound.items() if engine not in hidden}
     found = replace(
         constants,
         hidden={engine: _mean(values) for engine, values in hidden.items()},
@@ -111,6 +120,13 @@ def _hidden(rows: Sequence[Seen], constants: Constants) -> tuple[Constants, list
     )
     few = [engine for engine, values in hidden.items() if len(values) == 1]
     return found, [f"hidden, call_s of {', '.join(few)}: one row each, so no error"] if few else []
+
+
+def _room(row: Seen, parts: Mapping[str, float], constants: Constants) -> float:
+    """Seconds of compute beside which a row's exchange may go on."""
+    assert constants.rate is not None
+    flops = row.work.backward_flops + (row.work.forward_flops if parts["pass"] else 0.0)
+    return flops / constants.rate.value * constants.crowd(row.ranks)
 
 
 def _channel(rows: Sequence[Seen], constants: Constants) -> tuple[Constants, list[str]]:

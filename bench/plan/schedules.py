@@ -1,9 +1,7 @@
 """Collectives as exact recurrences of times: when each rank has its result, from when each rank began. Arrays over ranks.
 
 Nothing is averaged: a message leaves when its sender has what it sends and its link is free, and a rank adds when it has both parts.
-Ten thousand ranks are one array, and a ring of p ranks 2(p-1) steps of it. A ring's step is linear in the (max, +) algebra; once
-all times have grown by the same amount in a step, they will for ever (an eigenvector, Baccelli et al. 1992, theorem 3.23), and
-the steps that are left are one multiplication.
+Ten thousand ranks are one array; a ring's thousands of steps are one path problem (bench/plan/circle.py).
 """
 
 from collections.abc import Callable
@@ -12,41 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.config import ConfigError
+from bench.plan.circle import circle
 from bench.plan.topology import Array, Topology
-
-LOOK = 8  # steps between two looks whether the ring has come into its stride
-SAME = 1e-12  # relative to the times themselves: their last digits
-
-
-def circle(start: Array, costs: Array, steps: int, *, fresh: bool = True) -> Array:
-    """When each rank's link has sent its `steps` messages around the last axis's circle: S[r] = max(S[r], S[r-1]) + c[r] a step.
-
-    `fresh`: the first message is the rank's own, so it waits for nobody. `start`, `costs`: shape (..., ranks).
-    """
-    if steps == 0:
-        return start
-    sent = np.concatenate(
-        [start[..., -1:], start], axis=-1
-    )  # what comes from the left neighbour stands before the first
-    after = np.empty_like(sent)
-    done = 0
-    if fresh:
-        sent[..., 1:] += costs
-        sent[..., 0] = sent[..., -1]
-        done = 1
-    while done < steps:
-        np.maximum(sent[..., 1:], sent[..., :-1], out=after[..., 1:])
-        after[..., 1:] += costs
-        after[..., 0] = after[..., -1]
-        done += 1
-        if done % LOOK == 0:
-            grown = after - sent
-            low, high = grown.min(axis=-1), grown.max(axis=-1)
-            if np.all(high - low <= SAME * after[..., -1]):
-                after += (high * (steps - done))[..., None]
-                done = steps
-        sent, after = after, sent
-    return sent[..., 1:]
 
 
 def _arrived(sent: Array) -> Array:

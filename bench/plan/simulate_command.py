@@ -100,7 +100,7 @@ def _topology(asked: Simulate) -> Topology:
 
 
 def show(console: Console, asked: Simulate, found: Replay, even: Replay) -> None:
-    """As asked, without what was wrong, and by the closed form."""
+    """As asked, with nothing slow, late or crowded, and by the closed form."""
     table = Table(
         title=f"{asked.algorithm}, {asked.ranks:,} ranks, {asked.buckets} x {asked.bucket_mb:g} MiB, {asked.hardware}",
         title_justify="left",
@@ -114,7 +114,7 @@ def show(console: Console, asked: Simulate, found: Replay, even: Replay) -> None
         "median ms",
     ):
         table.add_column(heading, justify="left" if not heading else "right")
-    kinds = [("as asked", found)] + ([("nothing wrong", even)] if even is not found else [])
+    kinds = [("as asked", found)] + ([("healthy", even)] if even is not found else [])
     for name, each in kinds:
         numbers = (each.step_s, each.compute_s, each.exposed_s, each.ends.min(), float(np.median(each.ends)))
         table.add_row(name, *(f"{1e3 * number:.2f}" for number in numbers))

@@ -88,9 +88,9 @@ def seconds(work: Work, engine: str, ranks: int, machine: Machine, constants: Co
 
 
 def _parts(work: Work, engine: str, ranks: int, machine: Machine, constants: Constants) -> dict[str, float]:
-    forward, backward = passes(work, machine, constants)
+    forward, backward = (each * constants.crowd(ranks) for each in passes(work, machine, constants))
     total, exposed = _exposed(work, engine, ranks, _fabric(machine, constants), constants, forward, backward)
-    compute = (forward + backward) * constants.crowd(ranks)
+    compute = forward + backward
     called = sum(each.times for each in exchanges(work, engine, ranks))
     exposed += called * constants.call_s.get(engine, Value(0.0)).value
     busy = (compute + exposed) * (1 + constants.sync.value * math.log2(ranks) / math.sqrt(work.accumulation))

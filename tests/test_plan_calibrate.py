@@ -1,0 +1,192 @@
+"""Constants recovered from steps that were made with them, from this machine's own runs, and what is refused."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.config import ConfigError
+from bench.plan import calibrate_command, hardware, linear, time, timed
+from bench.plan.calibrate import Calibration, calibrate
+from bench.plan.channel_fit import Fitted, Point
+from bench.plan.channel_fit import fit as fit_channel
+from bench.plan.collective_cost import seconds
+from bench.plan.constants import Constants, Value, load
+from bench.plan.links import Channel, Line
+from bench.plan.timed import Seen
+from bench.plan.work import Work, of
+from model import cost, preset
+
+REFERENCE = Path(__file__).parents[1] / "results" / "reference"
+BOX = hardware.machine("epyc-7763", per_node=4)
+LINK = Channel((Line(3e-4, 2e-9),))
+ENGINES = ("ddp", "horovod", "zero-1", "fsdp")
+TRUE = Constants(
+    source="", rate=Value(5e10), contention=Value(0.4), cores=2, channels={"intra": LINK, "inter": LINK},
+    host_s={engine: Value(0.01 * at) for at, engine in enumerate(ENGINES)},
+    hidden={engine: Value(0.2 * at) for at, engine in enumerate(ENGINES)},
+)  # fmt: skip
+
+
+def work(ranks: int) -> Work:
+    price = cost.cost(preset("tiny"), text_tokens=64, answer_tokens=16)
+    return of(price, micro_batch=8 // ranks, accumulation=1, real_scatter=False)
+
+
+def made(engine: str, ranks: int, draw: np.random.Generator | None = None) -> Seen:
+    """As measured under TRUE; noise of 2 % where `draw` is given."""
+    host = {} if engine == "single" else TRUE.host_s
+    found = time.predict(work(ranks), "ddp" if engine == "single" else engine, ranks, BOX, replace(TRUE, host_s=host))
+    wobble = math.exp(0.02 * draw.normal()) if draw else 1.0
+    return Seen(engine, ranks, 1, work(ranks), found.step_s * wobble, found.exposed_s * wobble, 1)
+
+
+def rows(draw: np.random.Generator | None = None) -> list[Seen]:
+    return [made("single", 1, draw), *(made(engine, ranks, draw) for engine in ENGINES for ranks in (1, 2, 4))]
+
+
+def channel(link: Channel = LINK) -> Fitted:
+    points = [
+        Point("all-reduce", "ring", 2, float(s), seconds("all-reduce", "ring", 2, s, link))
+        for s in (1e3, 1e5, 1e6, 1e7)
+    ]
+    return fit_channel(points)
+
+
+def test_every_constant_is_recovered_from_steps_made_with_it():
+    found = calibrate(rows(), cores=2, channels={"intra": channel()}, source="made").constants
+    assert found.rate.value == pytest.approx(5e10, rel=1e-6)
+    assert found.contention.value == pytest.approx(0.4, rel=1e-5)
+    for engine in ENGINES:
+        assert found.host_s[engine].value == pytest.approx(TRUE.host_s[engine].value, abs=1e-6)
+        assert found.hidden[engine].value == pytest.approx(TRUE.hidden[engine].value, abs=1e-6)
+        assert found.call_s[engine].value == pytest.approx(0, abs=1e-9)
+    assert found.ranks == (1, 4)
+
+
+def test_noise_leaves_the_truth_within_four_standard_errors():
+    """Over seeds: an error that says nothing of the distance to the truth would fail most of them."""
+    off = []
+    for seed in range(20):
+        found = calibrate(
+            rows(np.random.default_rng(seed)), cores=2, channels={"intra": channel()}, source="made"
+        ).constants
+        off.append(abs(found.rate.value - 5e10) / found.rate.error)
+        assert abs(found.contention.value - 0.4) < 4 * found.contention.error
+    assert max(off) < 4
+    assert np.mean(off) < 1.5
+
+
+def test_calibrated_on_one_and_two_ranks_four_are_predicted():
+    known = [row for row in rows(np.random.default_rng(0)) if row.ranks <= 2]
+    found = calibrate(known, cores=2, channels={"intra": channel()}, source="made").constants
+    for engine in ENGINES:
+        told = time.predict(work(4), engine, 4, BOX, found)
+        assert told.step_s == pytest.approx(made(engine, 4).step_s, rel=0.1)
+        assert told.beyond
+
+
+def test_an_engine_that_takes_longer_than_its_channel_has_calls_that_nothing_hides():
+    slow = [
+        replace(row, communication_s=row.communication_s + 0.05, step_s=row.step_s + 0.05 * (row.ranks > 1))
+        for row in rows()
+    ]
+    found = calibrate(slow, cores=2, channels={"intra": channel()}, source="made").constants
+    assert found.hidden["ddp"].value == 0
+    assert found.call_s["ddp"].value > 0.01
+
+
+def test_without_collectives_what_shows_is_given_to_alpha_and_beta_and_nothing_is_called_hidden():
+    found = calibrate(rows(), cores=2, source="made")
+    assert all(value.value == 0 for value in found.constants.hidden.values())
+    assert "can't be told without" in found.notes[-1]
+    assert set(found.constants.channels) == {"intra", "inter"}
+
+
+def test_runs_that_did_not_measure_their_communication_are_told():
+    silent = [replace(row, communication_s=None if row.ranks > 1 else 0.0) for row in rows()]
+    found = calibrate(silent, cores=2, source="made")
+    assert any("--exposed-steps" in note for note in found.notes)
+    assert any("contention" in note for note in found.notes)
+    assert found.constants.hidden == {}
+
+
+@pytest.mark.parametrize(
+    ("some", "said"),
+    [
+        ([], "no run of one rank"),
+        ([made("ddp", 2)], "no run of one rank"),
+        ([made("ddp", 1)], "can't tell 2 constants apart"),
+    ],
+)
+def test_too_few_runs_are_told(some, said):
+    with pytest.raises(ConfigError, match=said):
+        calibrate(some, cores=2, source="made")
+
+
+def test_columns_that_are_one_another_can_not_be_told_apart():
+    with pytest.raises(ConfigError, match="apart"):
+        linear.solve(np.array([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]), np.array([1.0, 2.0, 3.0]))
+
+
+# --- this machine's runs
+
+
+def ours() -> Calibration:
+    runs, files = timed.read([REFERENCE])
+    assert files == []
+    return calibrate(timed.seen(runs), cores=2, source="reference")
+
+
+def test_our_own_runs_are_fitted():
+    found = ours()
+    assert len(found.rows) == 17
+    assert 1e9 < found.constants.rate.value < 1e12
+    assert found.constants.rate.error > 0
+    assert found.constants.host_s["zero-3"].value > 5 * found.constants.host_s["ddp"].value
+    assert found.constants.engines == {"ddp", "fsdp", "horovod", "ring", "zero-0", "zero-1", "zero-2", "zero-3"}
+
+
+def test_the_command_prints_every_constant_with_its_error_and_writes_them(tmp_path, capsys):
+    target = tmp_path / "c.toml"
+    assert calibrate_command.main([str(REFERENCE), "--cores", "2", "--output", str(target)]) == 0
+    said = capsys.readouterr().out
+    for name in (
+        "rate of a rank",
+        "contention",
+        "host_s zero-3",
+        "call_s ddp",
+        "hidden fsdp",
+        "alpha intra",
+        "beta inter",
+    ):
+        assert name in said
+    assert load(target)["here"].rate.value == pytest.approx(ours().constants.rate.value, rel=1e-4)
+
+
+def test_collectives_are_read_from_their_record(tmp_path):
+    raw = [
+        {"operation": "all_reduce", "library": library, "bytes": size, "wrong": wrong,
+         "rounds": [{"ns": [[1000, 3000], [2000, 1000]]}, {"ns": [[5000], [4000]]}]}
+        for library, size, wrong in (("gloo", 8, 0), ("gloo", 16, 3), ("mpi", 8, 0))
+    ]  # fmt: skip
+    record = {"world": {"ranks": 2}, "rows": [*raw, {**raw[0], "rounds": []}, {**raw[0], "operation": "broadcast"}]}
+    assert timed.points(record, "gloo") == [Point("all-reduce", "ring", 2, 8.0, 3e-6)]
+    with pytest.raises(ConfigError, match="there are: gloo, mpi"):
+        timed.points(record, "nccl")
+    (tmp_path / "a.collectives.json").write_text(json.dumps(record))
+    runs, files = timed.read([REFERENCE, tmp_path / "a.collectives.json"])
+    assert len(runs) == 17
+    assert len(files) == 1
+
+
+def test_folders_without_records_are_told(tmp_path):
+    with pytest.raises(ConfigError, match="no records of runs"):
+        timed.read([tmp_path])
+    with pytest.raises(ConfigError, match="is not there"):
+        timed.read([tmp_path / "nowhere"])
+    with pytest.raises(ConfigError, match="--cores is -1"):
+        calibrate_command.main([str(REFERENCE), "--cores", "-1"])
