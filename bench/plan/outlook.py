@@ -51,8 +51,8 @@ def lines(made: Sequence[Row], constants: Constants, limits: Budget | None, pric
     known = options(made)
     found = [
         "ms: compute, exchange (all of it) and what shows of it; efficiency: a rank's throughput over one rank's, its batch the same; "
-        f"cost/M: of a million samples; J/sample: at the devices' power limit. Constants: {constants.source}; 95 in 100 of the runs "
-        "they were held against lie within the interval"
+        f"cost/M: of a million samples; J/sample: at the devices' power limit. Constants: {constants.source}; the interval is "
+        + ("stated wide" if constants.ranks[1] == 0 else "what holds 95 in 100 of such runs"),
     ]
     beyond = dict.fromkeys(why for option in known for why in option.time.beyond)
     found += [f"{BEYOND} {why}" for why in beyond]
