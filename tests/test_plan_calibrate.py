@@ -22,7 +22,7 @@ from model import cost, preset
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 BOX = hardware.machine("epyc-7763", per_node=4)
-LINK = Channel((Line(3e-4, 2e-9),))
+LINK, SLOW = Channel((Line(3e-4, 2e-9),)), Channel((Line(3e-4, 2e-8),))
 ENGINES = ("ddp", "horovod", "zero-1", "fsdp")
 TRUE = Constants(
     source="", rate=Value(5e10), contention=Value(0.4), cores=2, channels={"intra": LINK, "inter": LINK},
@@ -87,6 +87,20 @@ def test_calibrated_on_one_and_two_ranks_four_are_predicted():
         told = time.predict(work(4), engine, 4, BOX, found)
         assert told.step_s == pytest.approx(made(engine, 4).step_s, rel=0.1)
         assert told.beyond
+
+
+def test_a_row_whose_compute_was_too_short_to_hide_behind_says_nothing_of_what_is_hidden():
+    """ddp hides 0.6 where backward is long enough; with one sample a step it is not."""
+    true = replace(TRUE, hidden={**TRUE.hidden, "ddp": Value(0.6)})
+    rest = [row for row in rows() if row.engine != "ddp"]
+    mine = []
+    for ranks, samples in ((1, 8), (2, 16), (2, 1)):
+        load = replace(work(1), micro_batch=samples)
+        told = time.predict(load, "ddp", ranks, BOX, replace(true, channels={"intra": SLOW}))
+        mine.append(Seen("ddp", ranks, 1, load, told.step_s, told.exposed_s, 1))
+    assert mine[2].communication_s > 1.1 * mine[1].communication_s
+    found = calibrate([*rest, *mine], cores=2, channels={"intra": channel(SLOW)}, source="made").constants
+    assert found.hidden["ddp"].value == pytest.approx(0.6, abs=1e-6)
 
 
 def test_an_engine_that_takes_longer_than_its_channel_has_calls_that_nothing_hides():

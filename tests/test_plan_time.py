@@ -55,7 +55,11 @@ def test_a_gradient_is_cut_into_buckets_and_a_model_into_layers():
     gathers, scatters = work.exchanges(GPT, "zero-3", 8)
     assert (gathers.times, scatters.times) == (64, 32)
     assert gathers.collective == "all-gather"
-    assert work.exchanges(replace(GPT, accumulation=4), "zero-3", 8)[0].times == 4 * 64
+    often = replace(GPT, accumulation=4)
+    assert [each.times for each in work.exchanges(often, "zero-3", 8)] == [4 * 64, 4 * 32]
+    assert [each.times for each in work.exchanges(often, "fsdp", 8)] == [4 * 64, 32]
+    one, two = (work.exchanges(often, engine, 8)[0] for engine in ("zero-1", "zero-2"))
+    assert (two.times, two.size) == (4 * one.times, one.size)
 
 
 def test_one_rank_exchanges_nothing():

@@ -10,8 +10,9 @@ M, for what is left of its steps:
 
     S[r, s] = max over j of  S[j, 0] + c[j+1] + ... + c[r] + (s - (r - j)) M(j..r)
 
-For each value of M among the links (a topology has a handful) the starts j from which a path meets M and nothing slower lie in one
-interval, and the best of them is a maximum over it: O(p lg p) for each, where p-1 steps of p links would be O(p^2).
+Staying at any other link on the way is a path too, only a shorter one. So for each value of M among the links (a topology has a
+handful) the starts j from which a path meets M lie in one interval, and the best of them is a maximum over it: O(p lg p) for
+each, where p-1 steps of p links would be O(p^2).
 """
 
 import numpy as np
@@ -66,8 +67,7 @@ def _paths(start: Array, costs: Array, steps: int) -> Array:
     best = np.full(ranks, -np.inf)
     for most in np.unique(costs):
         met = np.maximum.accumulate(np.where(twice == most, place, -1))[ranks:]
-        slower = np.maximum.accumulate(np.where(twice > most, place, -1))[ranks:]
-        first = np.maximum(slower + 1, ends - steps)
+        first = ends - steps
         able = first <= met
         if able.any():
             found = _largest(begun - way + place * most, first[able], met[able])
