@@ -91,6 +91,8 @@ class Plan:
     """What do '$500, 24 h' buy? Money, time, or both: the engine and number of GPUs that take most samples."""
     markdown: Path | None = None
     """Write the table as Markdown to this file."""
+    plot: Path | None = None
+    """Draw throughput and memory over the number of GPUs: a .png, .svg or .pdf."""
     dry_run: bool = False
     """Preset: also run the real model on fake tensors under ddp and fsdp, at each number of GPUs, and show that peak."""
 
@@ -116,6 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(table(made, TIME, "time of a step"))
     for line in outlook.lines(made, constants, limits, asked.price_per_hour):
         console.print(line, soft_wrap=True)
+    if asked.plot:
+        from bench.plan import curves
+
+        print(f"wrote {curves.write(made, asked.plot, titled(network, machine, asked).partition('. ')[0])}")
     if asked.dry_run:
         from bench.plan.dryrun import report
 
