@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from bench.plan import constants, time_fit, validate_time, validate_time_tables
-from bench.plan.cases import all_cases
+from bench.plan.cases import UNSTATED, all_cases
 from bench.plan.published import rows
 from bench.plan.time_fit import GENERATION, names_of
 
@@ -69,7 +69,7 @@ def test_the_printed_unit_follows_the_step(outcome):
 
 def test_rows_that_are_set_apart_are_predicted_and_not_counted(outcome):
     apart = [each for each in outcome.held if each.case.apart is not None]
-    assert {each.case.apart for each in apart} == {"loader-bound"}
+    assert {each.case.apart for each in apart} == {"loader-bound", "outlier", UNSTATED}
     assert not any(each in outcome.counted for each in apart)
     cases = all_cases()
     without = [case for case in cases if case.apart is None]

@@ -13,6 +13,8 @@ from bench.plan.machine import Machine
 from bench.plan.published import Row
 from bench.plan.work import Work
 
+UNSTATED = "not all its work is stated"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -33,7 +35,7 @@ class Case:
     """The framework as the source calls it."""
     anchor: "Case | None" = None
     apart: str | None = None
-    """Why it can't judge (published.REASONS), else None."""
+    """Why it can't judge (published.REASONS, or UNSTATED), else None."""
 
     def __hash__(self) -> int:
         return hash(self.id)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from bench.plan.cases import Case, basic, by_series
+from bench.plan.cases import UNSTATED, Case, basic, by_series
 from bench.plan.hardware import machine
 from bench.plan.machine import Machine
 from bench.plan.published import Row, chosen
@@ -15,7 +15,8 @@ MPT = {  # layers, width (llm-foundry's yamls)
     "13b": (40, 5120), "30b": (48, 7168), "70b": (80, 8192),
 }  # fmt: skip
 AZURE = {"175B": (96, 12288), "530B": (105, 20480), "1T": (128, 25600), "2T": (160, 32768)}
-OPT = {"OPT-1.3B": (24, 2048), "OPT-6.7B": (32, 4096), "OPT-13B": (40, 5120), "OPT-66B": (64, 9216)}
+OPT = {"OPT-1.3B": (24, 2048), "OPT-6.7B": (32, 4096), "OPT-13B": (40, 5120), "OPT-30B": (48, 7168),
+       "OPT-66B": (64, 9216), "OPT-175B": (96, 12288)}  # fmt: skip
 HALF: dict[str, Any] = {"gradient_bytes": 2, "parameter_bytes": 2}
 
 
@@ -141,7 +142,8 @@ def _bert() -> Iterator[Case]:
 
 
 def _chat() -> Iterator[Case]:
-    """Step 3 of DeepSpeed-Chat, 258 steps of 1,024 samples: hours at 64 GPUs from those at 8, all of it taken as training."""
+    """Step 3 of DeepSpeed-Chat, 258 steps of 1,024 samples. Hours at 64 GPUs from those at 8, all of it taken as training. The rate
+    of its training alone, from FLOPs, is shown apart: 8 a parameter and token of the actor, with the critic's time in it."""
     series: list[tuple[object, Case]] = []
     for row in chosen("DSCHAT", apart=True):
         here, count = row.conditions, int(row.conditions["hw"].split("x")[0])
@@ -156,6 +158,12 @@ def _chat() -> Iterator[Case]:
         )  # fmt: skip
         series.append((here["actor"], case))
     yield from by_series(series)
+    for row in (each for each in chosen("DSCHATF6") if each.quantity == "tflops_per_gpu_training"):
+        actor, count = row.conditions["actor"], int(row.conditions["gpus"])
+        work = transformer(
+            *OPT[actor], 512, 50272, micro_batch=1024 // count, precision="bf16", recomputed=True, **HALF
+        )
+        yield replace(_rate(row, "DeepSpeed-Chat", "ampere", machine("a100-80g", "hdr"), count, work), apart=UNSTATED)
 
 
 def _rate(row: Row, source: str, generation: str, box: Machine, ranks: int, work: Work) -> Case:

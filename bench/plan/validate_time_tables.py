@@ -1,7 +1,6 @@
 """The tables of bench/plan/validate_time.py: constants, rows, families, rows apart, orders of engines, sweeps."""
 
 import statistics
-from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -69,11 +68,11 @@ def _families(found: Outcome) -> Table:
 
 def _apart(console: Console, found: Outcome) -> None:
     apart = [each for each in found.held if each.case.apart is not None]
-    for reason, count in Counter(str(each.case.apart) for each in apart).items():
-        errors = [abs(each.error) for each in apart if each.case.apart == reason]
-        console.print(
-            f"apart, {count} rows: {reason} ({REASONS[reason]}); median error {statistics.median(errors):.0%}"
-        )
+    for reason in dict.fromkeys(str(each.case.apart) for each in apart):
+        errors = [each.error for each in apart if each.case.apart == reason]
+        why = f" ({REASONS[reason]})" if reason in REASONS else ""
+        middle = f"median error {statistics.median(map(abs, errors)):.0%}, bias {statistics.median(errors):+.0%}"
+        console.print(f"apart, {len(errors)} rows: {reason}{why}; {middle}", soft_wrap=True)
 
 
 def _orders(compared: Sequence[Pair]) -> Table:
