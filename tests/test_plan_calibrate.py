@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.config import ConfigError
-from bench.plan import calibrate_command, hardware, linear, time, timed
+from bench.plan import calibrate_command, hardware, linear, network_fit, time, timed
 from bench.plan.calibrate import Calibration, calibrate
 from bench.plan.channel_fit import Fitted, Point
 from bench.plan.channel_fit import fit as fit_channel
@@ -21,6 +21,7 @@ from bench.plan.work import Work, of
 from model import cost, preset
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
+DRAW = np.random.default_rng(7)
 BOX = hardware.machine("epyc-7763", per_node=4)
 LINK, SLOW = Channel((Line(3e-4, 2e-9),)), Channel((Line(3e-4, 2e-8),))
 ENGINES = ("ddp", "horovod", "zero-1", "fsdp")
@@ -144,6 +145,64 @@ def test_too_few_runs_are_told(some, said):
 def test_columns_that_are_one_another_can_not_be_told_apart():
     with pytest.raises(ConfigError, match="apart"):
         linear.solve(np.array([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]), np.array([1.0, 2.0, 3.0]))
+
+
+# --- hosts over links of known bandwidths
+
+GBIT = 1.25e8  # bytes a second
+LINKED = replace(
+    TRUE, channels={}, network_share=Value(0.95), latency_s=Value(1e-4), byte_s=Value(1.5e-9), call_s={e: Value(1e-3) for e in ENGINES}
+)  # fmt: skip
+
+
+def hosted(engine: str, hosts: int, bandwidth: float | None, draw: np.random.Generator) -> Seen:
+    """A rank a host, on two shared cores; compute and communication each with 2 % of noise."""
+    row = Seen(engine, hosts, hosts, work(hosts), 1.0, 0.0, 1, bandwidth)
+    constants = replace(LINKED, host_s={}) if engine == "single" else LINKED
+    found = time.parts(row.work, "ddp" if engine == "single" else engine, hosts, network_fit.box(row), constants)
+    own, wobble = found["compute"] + found["host"], np.exp(0.02 * draw.normal(size=2))
+    comm = (found["step"] - own) * wobble[1]
+    return replace(row, step_s=own * wobble[0] + comm, communication_s=comm)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_calibrated_on_two_hosts_and_two_links_others_are_predicted(seed):
+    """Two hosts at 1 and 10 gbit are told; four hosts, a tenth of the bandwidth and no limit are not: 10 % median, 20 % worst."""
+    draw = np.random.default_rng(seed)
+    links = (0.1 * GBIT, GBIT, 10 * GBIT, math.inf)
+    every = [hosted("single", 1, None, draw)]
+    every += [hosted(engine, hosts, link, draw) for engine in ENGINES for hosts in (2, 4) for link in links]
+    fitted = calibrate_command.chosen(every, 2, "1gbit, 10gbit")
+    assert len(fitted) == 1 + 2 * len(ENGINES)
+    found = calibrate(fitted, cores=2, source="made")
+    assert "taken to have none" in " ".join(found.notes)
+    for engine in ENGINES:
+        others = [row for row in every if row.engine == engine and row not in fitted]
+        errors = [abs(calibrate_command.step(row, found.constants) / row.step_s - 1) for row in others]
+        assert len(errors) == 6
+        assert np.median(errors) < 0.1
+        assert max(errors) < 0.2
+    assert len(calibrate_command.held_out([row for row in every if row not in fitted], found.constants)) == len(ENGINES)
+
+
+def test_a_laboratorys_links_are_read_from_the_record():
+    record = json.loads(next(REFERENCE.glob("*ddp_np2*.json")).read_text())
+    for bits, speed in ((10**9, GBIT), (None, math.inf)):
+        record["world"] |= {"hosts": ["h1", "h2"], "lab": {"bits_per_s": bits, "hosts": 2}}
+        (row,) = timed.seen([record])
+        assert (row.hosts, row.bandwidth) == (2, speed)
+    slow, fast = (json.loads(json.dumps(record)) for _ in range(2))
+    slow["world"]["lab"]["bits_per_s"] = 10**8
+    assert len(timed.seen([slow, fast])) == 2
+
+
+def test_links_that_nobody_ran_over_are_told():
+    rows = [hosted("single", 1, None, DRAW), hosted("ddp", 2, GBIT, DRAW)]
+    with pytest.raises(ConfigError, match="no run over 2 gbit"):
+        calibrate_command.chosen(rows, None, "2gbit")
+    with pytest.raises(ConfigError, match="type links such as"):
+        calibrate_command.chosen(rows, None, "fast")
+    assert calibrate_command.chosen(rows, 1, None) == rows[:1]
 
 
 # --- this machine's runs

@@ -3,8 +3,10 @@
 
 Two equations a row (an engine at a number of ranks; median over its runs), the first without what communication adds:
 
-    own           = FLOPs x crowd x (1/rate + contention x busy / rate) + host_s
-    communication = calls x call_s + (1 - hidden) x what the channel takes
+    own           = turns x (FLOPs x (1 + contention x busy) / rate + host_s)
+    communication = turns x calls x call_s + (1 - hidden) x what the channel takes
+
+Runs between hosts over links of several known bandwidths (a laboratory's) give the network's own constants: network_fit.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bench.config import ConfigError
-from bench.plan import channel_fit, linear
-from bench.plan.constants import Constants, Value, busy
+from bench.plan import channel_fit, compute_fit, linear, network_fit
+from bench.plan.constants import Constants, Value
 from bench.plan.links import Channel, Fabric, Line
 from bench.plan.time import communication
 from bench.plan.timed import Seen
@@ -45,10 +47,16 @@ def calibrate(
             "no run of one rank among the records: its step is what tells compute from communication; run one"
         )
     known, notes = dict(channels or {}), []
-    own, scales = _own(rows, cores)
+    lone = {row.engine for row in rows if row.ranks == 1}
+    told = any(row.ranks > 1 and row.engine in lone for row in rows if row.communication_s is not None)
+    taken = None if told or cores < 2 else compute_fit.contention(rows, cores)
+    own, scales = compute_fit.own(rows, cores, taken)
     shared = {name: own.pop((name, "")) for name in ("rate", "contention") if (name, "") in own}
-    if "contention" not in shared and cores > 1:
-        notes.append("contention: no run of more than one rank that measured its communication")
+    if taken is not None:
+        shared["contention"] = taken
+        notes.append(
+            "contention: no engine ran on one rank and on several; the one with the least host time is taken to have none"
+        )
     constants = Constants(
         source=source,
         rate=shared["rate"],
@@ -63,37 +71,11 @@ def calibrate(
     if not talked:
         notes.append("hidden, call_s: no run of several ranks measured its communication (--exposed-steps)")
         return Calibration(constants, tuple(rows), tuple(notes), known)
+    between = [row for row in talked if row.hosts > 1 and row.bandwidth is not None]
+    if len({row.bandwidth for row in between}) > 1:
+        return Calibration(network_fit.fit(between, constants), tuple(rows), tuple(notes), known)
     constants, more = (_hidden if known else _channel)(talked, constants)
     return Calibration(constants, tuple(rows), (*notes, *more), known)
-
-
-def _own(rows: Sequence[Seen], cores: int) -> tuple[dict[tuple[str, str], Value], float]:
-    """rate, contention and host_s by engine, and the standard deviation of the relative errors left."""
-    usable = [row for row in rows if row.communication_s is not None]
-    engines = sorted({row.engine for row in usable} - {"single"})
-    crowded = cores > 1 and any(row.ranks > 1 for row in usable)
-    names = [("rate", ""), *([("contention", "")] if crowded else []), *(("host_s", engine) for engine in engines)]
-    flops = [row.work.forward_flops + row.work.backward_flops for row in usable]
-    table = np.zeros((len(usable), len(names)))
-    for at, (row, each) in enumerate(zip(usable, flops, strict=True)):
-        turns = each * (max(1.0, row.ranks / cores) if cores else 1.0)
-        table[at, 0] = turns
-        if crowded:
-            table[at, 1] = turns * busy(row.ranks, cores)
-        if row.engine != "single":
-            table[at, names.index(("host_s", row.engine))] = 1.0
-    found = linear.solve(table, np.array([row.own_s for row in usable]))
-    values = dict(zip(names, found.values, strict=True))
-    inverse = values["rate", ""]
-    if not inverse.value > 0:
-        raise ConfigError(
-            "the records' steps do not grow with their FLOPs; calibrate with runs of one machine and one setting"
-        )
-    values["rate", ""] = Value(1 / inverse.value, (inverse.error or 0.0) / inverse.value**2)
-    if crowded:
-        slope = values["contention", ""]
-        values["contention", ""] = Value(slope.value / inverse.value, (slope.error or 0.0) / inverse.value)
-    return values, found.scatter
 
 
 def _hidden(rows: Sequence[Seen], constants: Constants) -> tuple[Constants, list[str]]:

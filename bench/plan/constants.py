@@ -13,7 +13,7 @@ from bench.plan.links import Channel, Line
 
 SCHEMA = 1
 GENERATIONS = {"v100": "volta", "a100": "ampere", "h100": "hopper", "h200": "hopper"}  # by the start of a device's name
-SHARED = ("efficiency", "link_share", "network_share", "sync", "rate", "contention")
+SHARED = ("efficiency", "link_share", "network_share", "sync", "rate", "contention", "latency_s", "byte_s")
 ENGINE = ("hidden", "host_s", "call_s")
 
 
@@ -53,6 +53,10 @@ class Constants:
     """FLOP/s that one rank reaches, in the place of peak and efficiency."""
     contention: Value = Value(0.0)
     """Ranks that share a machine's cores: by how much each one's compute is longer where all cores are busy, than where one is."""
+    latency_s: Value | None = None
+    """Seconds a message between hosts, in the place of the machine's."""
+    byte_s: Value = Value(0.0)
+    """Seconds a byte between hosts beside what the link takes: copies, the kernel."""
     cores: int = 0
     """Cores that all ranks share: more ranks than that take turns. 0: every rank has a device of its own."""
     channels: Mapping[str, Channel] = field(default_factory=dict)
@@ -67,11 +71,13 @@ class Constants:
         """Those that were calibrated."""
         return frozenset(self.hidden) | frozenset(self.host_s)
 
+    def turns(self, ranks: int) -> float:
+        """How many times longer what a core does takes where `ranks` share the cores: more than there are take turns."""
+        return max(1.0, ranks / self.cores) if self.cores else 1.0
+
     def crowd(self, ranks: int) -> float:
-        """How many times longer compute takes where `ranks` share the cores."""
-        if self.cores == 0:
-            return 1.0
-        return max(1.0, ranks / self.cores) * (1 + self.contention.value * busy(ranks, self.cores))
+        """The same of compute, which busy neighbours slow down too."""
+        return self.turns(ranks) * (1 + self.contention.value * busy(ranks, self.cores))
 
 
 def busy(ranks: int, cores: int) -> float:

@@ -19,7 +19,7 @@ from typing import Any
 from bench.config import ConfigError
 from bench.plan.collective_cost import fastest
 from bench.plan.constants import ENGINE, SHARED, Constants, Value
-from bench.plan.links import Fabric, fabric
+from bench.plan.links import Channel, Fabric, Line, fabric
 from bench.plan.machine import Machine
 from bench.plan.work import Work, exchanges
 
@@ -56,8 +56,8 @@ class Prediction:
 def predict(work: Work, engine: str, ranks: int, machine: Machine, constants: Constants) -> Prediction:
     """One engine's step. Raises ConfigError for an unknown engine, ranks that fill no nodes, a device without that peak."""
     machine.nodes(ranks)
-    parts = _parts(work, engine, ranks, machine, constants)
-    step, host = parts["step"], parts["host"]
+    found = parts(work, engine, ranks, machine, constants)
+    step, host = found["step"], found["host"]
     spread = math.hypot(constants.scatter, *_effects(work, engine, ranks, machine, constants, step))
     return Prediction(
         engine=engine,
@@ -65,13 +65,13 @@ def predict(work: Work, engine: str, ranks: int, machine: Machine, constants: Co
         step_s=step,
         low=step * math.exp(-Z95 * spread),
         high=step * math.exp(Z95 * spread),
-        compute_s=parts["compute"],
-        communication_s=parts["communication"],
-        exposed_s=parts["exposed"],
-        waiting_s=step - parts["compute"] - parts["exposed"] - host,
+        compute_s=found["compute"],
+        communication_s=found["communication"],
+        exposed_s=found["exposed"],
+        waiting_s=step - found["compute"] - found["exposed"] - host,
         host_s=host,
         samples=work.samples * ranks,
-        why=_why(parts, ranks),
+        why=_why(found, ranks),
         beyond=_beyond(engine, ranks, constants),
     )
 
@@ -84,17 +84,18 @@ def efficiency(of: Prediction, one: Prediction) -> float:
 
 def seconds(work: Work, engine: str, ranks: int, machine: Machine, constants: Constants) -> float:
     """The step alone, without its interval."""
-    return _parts(work, engine, ranks, machine, constants)["step"]
+    return parts(work, engine, ranks, machine, constants)["step"]
 
 
-def _parts(work: Work, engine: str, ranks: int, machine: Machine, constants: Constants) -> dict[str, float]:
+def parts(work: Work, engine: str, ranks: int, machine: Machine, constants: Constants) -> dict[str, float]:
+    """Seconds of the step, of its compute, communication, what of it shows, and of the host."""
     forward, backward = (each * constants.crowd(ranks) for each in passes(work, machine, constants))
-    total, exposed = _exposed(work, engine, ranks, _fabric(machine, constants), constants, forward, backward)
+    total, exposed = _exposed(work, engine, ranks, _fabric(machine, constants, ranks), constants, forward, backward)
     compute = forward + backward
     called = sum(each.times for each in exchanges(work, engine, ranks))
-    exposed += called * constants.call_s.get(engine, Value(0.0)).value
+    exposed += called * constants.call_s.get(engine, Value(0.0)).value * constants.turns(ranks)
     busy = (compute + exposed) * (1 + constants.sync.value * math.log2(ranks) / math.sqrt(work.accumulation))
-    host = constants.host_s.get(engine, Value(0.0)).value
+    host = constants.host_s.get(engine, Value(0.0)).value * constants.turns(ranks)
     return {"step": busy + host, "compute": compute, "communication": total, "exposed": exposed, "host": host}
 
 
@@ -116,9 +117,12 @@ def passes(work: Work, machine: Machine, constants: Constants) -> tuple[float, f
     return flops[0] * whole, flops[1] * whole
 
 
-def _fabric(machine: Machine, constants: Constants) -> Fabric:
+def _fabric(machine: Machine, constants: Constants, ranks: int) -> Fabric:
     nominal = fabric(machine, share=constants.link_share.value, network_share=constants.network_share.value)
-    return replace(nominal, **dict[str, Any](constants.channels))
+    over = nominal.inter.lines[0]
+    alpha = over.alpha if constants.latency_s is None else constants.latency_s.value
+    inter = Channel((Line(alpha, over.beta + constants.byte_s.value * constants.turns(ranks), over.gamma),))
+    return replace(nominal, **{"inter": inter, **dict[str, Any](constants.channels)})
 
 
 def _exposed(

@@ -1,5 +1,6 @@
 """What the time model is calibrated with: rows of records, and measured collectives."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ class Seen:
     step_s: float
     communication_s: float | None
     runs: int
+    bandwidth: float | None = None
+    """Bytes a second of a host's link, headers included; infinite where nothing shapes it; None where it is not known."""
 
     @property
     def own_s(self) -> float:
@@ -37,19 +40,28 @@ class Seen:
 
 def seen(records: Sequence[Record]) -> list[Seen]:
     """Rows of done runs whose step the model speaks of: one workload's images, an engine it knows, or one plain process."""
-    groups: dict[tuple[str, int, int, str], list[Record]] = {}
+    groups: dict[tuple[str, int, int, float, str], list[Record]] = {}
     for record in records:
         label, work = record["engine"].get("label"), record.get("workload") or {}
         if record["status"] != "done" or label not in ("single", *ENGINES) or record.get("track") == "tuned":
             continue
         if not (work.get("cost") or {}).get("blocks") or work.get("instruction_tokens") is not None:
             continue
-        key = (label, record["world"]["size"], len(record["world"].get("hosts") or ()) or 1, record["experiment"])
-        groups.setdefault(key, []).append(record)
-    return [_row(label, ranks, hosts, runs) for (label, ranks, hosts, _), runs in sorted(groups.items())]
+        world = record["world"]
+        hosts = len(world.get("hosts") or ()) or 1
+        groups.setdefault((label, world["size"], hosts, _bandwidth(record), record["experiment"]), []).append(record)
+    return [_row(label, ranks, hosts, speed, runs) for (label, ranks, hosts, speed, _), runs in sorted(groups.items())]
 
 
-def _row(label: str, ranks: int, hosts: int, runs: Sequence[Record]) -> Seen:
+def _bandwidth(record: Record) -> float:
+    """Of a host's link, as a laboratory shapes it; 0 where it is not known."""
+    lab = record["world"].get("lab")
+    if not lab:
+        return 0.0
+    return lab["bits_per_s"] / 8 if lab["bits_per_s"] else math.inf
+
+
+def _row(label: str, ranks: int, hosts: int, speed: float, runs: Sequence[Record]) -> Seen:
     first, workload = runs[0], runs[0]["workload"]
     training, engine = first["config"]["training"], first["config"]["engine"]
     work = Work(
@@ -63,7 +75,14 @@ def _row(label: str, ranks: int, hosts: int, runs: Sequence[Record]) -> Seen:
     phases = exposed.phases(runs) if taken is None and ranks > 1 else None
     comm = 0.0 if ranks == 1 else taken.median if taken else phases["communication"] if phases else None
     return Seen(
-        label, ranks, hosts, work, stats.step_s(runs).median, None if comm is None else max(comm, 0.0), len(runs)
+        label,
+        ranks,
+        hosts,
+        work,
+        stats.step_s(runs).median,
+        None if comm is None else max(comm, 0.0),
+        len(runs),
+        speed or None,
     )
 
 
