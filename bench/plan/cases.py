@@ -16,7 +16,7 @@ from bench.plan.work import Work
 UNSTATED = "not all its work is stated"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # itself is what it equals: fits look a case up thousands of times
 class Case:
     """One row. `seconds`: a step as measured. `like`: what must be equal for two cases to be compared engine against engine."""
 
@@ -36,9 +36,6 @@ class Case:
     anchor: "Case | None" = None
     apart: str | None = None
     """Why it can't judge (published.REASONS, or UNSTATED), else None."""
-
-    def __hash__(self) -> int:
-        return hash(self.id)
 
     def printed(self, predicted_s: float) -> float:
         """A predicted step in the row's own unit: a duration grows with it, a rate shrinks."""

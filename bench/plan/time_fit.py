@@ -134,15 +134,15 @@ def _compute(case: Case, efficiency: float) -> tuple[float, float]:
 
 
 def _left(first: Case, share: float, sync: float, hidden: float) -> float:
-    """Compute of a step of known length: it grows with it, so that halving finds it. At least a twentieth of the step."""
+    """Compute of a step of known length, at least a twentieth of it: `time.shown` solved for compute, where it is long enough to
+    hide all that the engine hides, and where it is not."""
     busy, taken = first.seconds / _late(first, sync), _taken(first, share)
-    part = first.work.forward_flops / (first.work.forward_flops + first.work.backward_flops)
-    low, high = 0.05 * busy, busy
-    for _ in range(30):
-        middle = (low + high) / 2
-        long = middle + time.shown(taken, part * middle, (1 - part) * middle, hidden) > busy
-        low, high = (low, middle) if long else (middle, high)
-    return low
+    forward = first.work.forward_flops / (first.work.forward_flops + first.work.backward_flops)
+    under, room = taken["backward"] + taken["pass"], 1.0 if taken["pass"] else 1 - forward
+    found = busy - taken["after"] - (1 - hidden) * under
+    if room * found < hidden * under:
+        found = (busy - taken["after"] - under) / (1 - room) if room < 1 else hidden * under
+    return min(max(found, 0.05 * busy), busy)
 
 
 @lru_cache(maxsize=50_000)
