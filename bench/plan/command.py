@@ -92,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(highlight=False)
     console.print(table(made, MEMORY, titled(network, machine, asked)))
     for row in made:
-        if words := advice(row):
-            console.print(f"{row.setup.engine} on {row.setup.ranks} does not fit; what would: {words}")
+        if not row.fits:
+            console.print(f"{row.setup.engine} on {row.setup.ranks} does not fit; what would: {advice(row)}")
     if asked.dry_run:
         from bench.plan.dryrun import report
 

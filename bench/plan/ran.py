@@ -1,5 +1,6 @@
 """What ran must fit: each published FSDP run of MPT against the peak predicted for it. A predicted peak above the device is a miss;
-one far below says nothing, for nobody printed what was free. llm-foundry takes flash attention and a fused loss by default.
+one far below says nothing, for nobody printed what was free. llm-foundry takes flash attention and a fused loss by default, and
+reduces after each micro-batch, so how many there are does not matter.
 """
 
 import statistics
