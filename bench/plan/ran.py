@@ -28,7 +28,7 @@ def share(row: Row) -> float | None:
     )  # fmt: skip
     setup = Setup(
         engine="fsdp", ranks=c["gpus"], recipe="mixed_bf16", micro_batch=c["micro_batch"],
-        accumulation=c["grad_accum"], checkpointing="full" if c["act_ckpt"] else "none",
+        checkpointing="full" if c["act_ckpt"] else "none",
     )  # fmt: skip
     size = str(c["gpu"]).split("_")[1].removesuffix("b")
     device = machine("h100" if str(c["gpu"]).startswith("h100") else f"a100-{size}").device
