@@ -8,7 +8,7 @@ import pytest
 
 import model
 from bench.config import ConfigError
-from bench.memory_model import Shapes, Widths, derived
+from bench.memory_model import Shapes, Widths, derived, values
 from bench.plan.conventions import zero_states
 from bench.plan.fit import first_that_fits
 from bench.plan.memory import CATEGORIES, predict
@@ -47,9 +47,10 @@ def test_the_published_preset_has_the_published_counts():
     network = anomaly("7b")
     assert sum(math.prod(shape) for shape in network.shapes.trained) == sum(network.cost.trainable.values())
     assert sum(math.prod(shape) for shape in network.shapes.frozen) == sum(network.cost.frozen.values())
-    assert network.root + sum(
+    blocks = sum(
         part.values * part.count for part in (*trained(network.config), *frozen(network.config)) if part.in_blocks
-    ) == sum(math.prod(shape) for shape in (*network.shapes.trained, *network.shapes.frozen))
+    )
+    assert values(network.root) + blocks == values((*network.shapes.trained, *network.shapes.frozen))
 
 
 def test_a_transformer_has_the_parameters_of_megatrons_equation():

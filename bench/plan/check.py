@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bench.config import ConfigError
 from bench.plan import checks, measured, published, ran
-from bench.plan.judged import Verdict, details, judge, summary
+from bench.plan.judged import Verdict, details, judge, plain, summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +71,8 @@ def told(verdicts: Sequence[Verdict], console: Console) -> int:
 
 def apart() -> Table:
     """Rows that no prediction is held against, by reason."""
-    drawn = Table(title="set apart before anything is judged", title_justify="left")
-    for heading in ("reason", "rows", "meaning", "which"):
-        drawn.add_column(heading, justify="right" if heading == "rows" else "left")
+    columns = {"reason": "left", "rows": "right", "meaning": "left", "which": "left"}
+    drawn = plain("set apart before anything is judged", columns)
     for reason, meaning in published.REASONS.items():
         rows = [row for row in published.rows() if row.apart == reason]
         counted = Counter(row.family for row in rows)

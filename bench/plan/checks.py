@@ -7,12 +7,13 @@ from bench.plan import conventions as by
 from bench.plan import flops
 from bench.plan.judged import Family, Judged, told
 from bench.plan.memory import predict
-from bench.plan.published import Row
+from bench.plan.published import Row, rows
 from bench.plan.setup import Setup
 from bench.plan.transformer import Transformer
 
 GB, GIB, MIB = 1e9, 2**30, 2**20
 GPT2 = {"hidden": 1600, "layers": 48}  # of 1.5e9 parameters (Radford et al. 2019)
+GPT2_SMALL = Transformer(hidden=768, layers=12, heads=12, sequence=1024, vocabulary=50_257)
 ZERO_PP = Transformer(hidden=6144, layers=40, heads=32, sequence=512, vocabulary=50_304, attention="eager")
 DEFAULT_BUCKET_MB = 5e8 * 4 / MIB  # DeepSpeed's reduce_bucket_size, in our unit
 DEFAULT_LIVE = 1_000_000_000  # its stage3_max_live_parameters
@@ -101,6 +102,20 @@ def logs(row: Row) -> Judged | str:
     return told(row, found / MIB, "closed form, default buckets", f"18e9 on 64 V100, {c['scheme']}")
 
 
+def drop(row: Row) -> Judged | str:
+    """What a GPU held less under ZeRO 1 than under ZeRO 0, everything else equal: 12 psi (1 - 1/N)."""
+    c = row.conditions
+    if row.quantity != "gpu_memory" or c["zero"] != 1:
+        return ""
+    same = {**c, "zero": 0}
+    before = [each.value for each in rows() if each.quantity == "gpu_memory" and each.conditions == same]
+    if not before or before[0] is None or row.value is None:
+        return "its run without ZeRO is not among the rows"
+    psi, n = GPT2_SMALL.parameters, c["gpus"]
+    found = (by.zero_states(psi, n, 0) - by.zero_states(psi, n, 1)) / MIB
+    return told(row, found, PAPER, f"GPT-2 small on {n} V100, ZeRO 0 less ZeRO 1", published=before[0] - row.value)
+
+
 def offload(row: Row) -> Judged | str:
     """ZeRO-Offload's table of placements: bytes a parameter that stay on the GPU."""
     if row.quantity != "gpu_memory_bytes_per_param":
@@ -118,6 +133,7 @@ FAMILIES = (
     Family("DeepSpeed's estimators", ("DSMEM",), deepspeed),
     Family("DeepSpeed's tutorial", ("DSTUT",), tutorial),
     Family("peak of a ZeRO-3 run", ("ZPP-TUT",), logs),
+    Family("ZeRO 0 less ZeRO 1, nvidia-smi", ("DLPERFZ",), drop),
     Family("ZeRO-Offload's placements", ("ZOFF",), offload),
     *flops.FAMILIES,
 )

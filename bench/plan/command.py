@@ -113,8 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(highlight=False)
     console.print(table(made, MEMORY, titled(network, machine, asked)))
     for row in made:
-        if change := advice(row):
-            console.print(f"{row.setup.engine} on {row.setup.ranks} does not fit; what would: {change}")
+        if not row.fits:
+            console.print(f"{row.setup.engine} on {row.setup.ranks} does not fit; what would: {advice(row)}")
     console.print(table(made, TIME, "time of a step"))
     for line in outlook.lines(made, constants, limits, asked.price_per_hour):
         console.print(line, soft_wrap=True)

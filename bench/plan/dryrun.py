@@ -6,7 +6,7 @@ tensors (torch.distributed._tools), at the resolution of storages: no allocator,
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,12 +14,16 @@ import torch
 import torch.distributed as dist
 from rich.table import Table
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed._tools.mem_tracker import MemTracker
+from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import distributed as ddp_module
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import masking_utils
 
 import model
+from backends import fsdp as fsdp_adapter
 from backends.base import Backend, EngineConfig
 from backends.ddp import DDP
 from backends.fsdp import FSDP
@@ -32,7 +36,6 @@ from bench.workload import optimizer_factory
 from model.presets import ModelConfig
 
 ENGINES: dict[str, type[Backend]] = {"ddp": DDP, "fsdp": FSDP}
-STEPS = 2  # optimizer state exists from the second on
 aten = torch.ops.aten
 
 
@@ -73,7 +76,7 @@ class Peak:
 
 
 def dry_run(network: Anomaly, setup: Setup) -> Peak:
-    """Peak of rank 0 in STEPS optimizer steps. Raises ConfigError for what can't be dry-run."""
+    """Peak of rank 0 in one optimizer step, optimizer state being there already. Raises ConfigError for what can't be dry-run."""
     if setup.engine not in ENGINES:
         raise ConfigError(f"a dry run knows {' and '.join(ENGINES)}, not {setup.engine}")
     if setup.recipe not in model.PRECISIONS:
@@ -89,27 +92,58 @@ def dry_run(network: Anomaly, setup: Setup) -> Peak:
     engine = EngineConfig(
         accumulation=setup.accumulation, micro_batch=setup.micro_batch, bucket_mb=setup.bucket_mb, device="cpu"
     )
-    with _group(setup.ranks), FakeTensorMode(allow_non_fake_inputs=True):
+    with _group(setup.ranks), FakeTensorMode(allow_non_fake_inputs=True), _lenient(setup.ranks):
         net = _built(network, setup.recipe)
         backend = _adapter(setup.engine, World(rank=0, size=setup.ranks), engine)
         backend.model = net
-        backend._own(optimizer_factory(OPTIMIZERS[setup.optimizer], lr=1e-3, weight_decay=0.0, device=backend.device))
+        make = optimizer_factory(OPTIMIZERS[setup.optimizer], lr=1e-3, weight_decay=0.0, device=backend.device)
+        seen = Tracker()  # DDP's buckets are made in C++ at setup; FSDP's tracker wants the wrapped model
+        with seen if setup.engine == "ddp" else nullcontext():
+            backend._own(make)
+        if isinstance(backend, DDP):  # the fake group's result is no tensor, which DDP's reducer asks for
+            backend.wrapped.register_comm_hook(None, _unchanged)
+        _first_update(backend)
         batch = _batch(network, setup.micro_batch)
-        tracker = _tracker(backend, net)
+        tracker = _tracker(backend, net, seen)
         with tracker, Known(round(setup.micro_batch * network.answer_tokens)):
-            for _ in range(STEPS):
-                for micro in range(setup.accumulation):
-                    losses = backend.forward(batch, sync=micro == setup.accumulation - 1)
-                    backend.backward(losses.total / setup.accumulation)
-                    del losses
-                backend.step()
-                if isinstance(tracker, FSDPMemTracker):
-                    tracker.reset_mod_stats()
+            for micro in range(setup.accumulation):
+                tracker.reset_mod_stats()  # it follows one forward of each module
+                losses = backend.forward(batch, sync=micro == setup.accumulation - 1)
+                backend.backward(losses.total / setup.accumulation)
+                del losses
+            backend.step()
         found = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
         backend.release()
     parts = {str(getattr(name, "value", name)): int(size) for name, size in found.items() if size}
     total = parts.pop("Total")
     return Peak(parts, total)
+
+
+@contextmanager
+def _lenient(ranks: int) -> Iterator[None]:
+    """Where others read values, or take fake tensors for something else.
+
+    DDP compares shapes with other ranks in C++: here are none. The mesh is a table of real numbers, made outside the fake tensors.
+    transformers takes them for a trace, and would keep a mask in each layer that no run has.
+    """
+    with unset_fake_temporarily():
+        mesh = init_device_mesh("cpu", (ranks,))
+    with ExitStack() as stack:
+        for place, name, instead in (
+            (ddp_module, "_verify_param_shape_across_processes", lambda *_, **__: None),
+            (fsdp_adapter, "init_device_mesh", lambda *_, **__: mesh),
+            (masking_utils, "is_tracing", lambda *_: False),
+        ):
+            stack.callback(setattr, place, name, getattr(place, name))
+            setattr(place, name, instead)
+        yield
+
+
+def _unchanged(_: None, bucket: Any) -> torch.futures.Future[Tensor]:
+    """The exchange of one bucket: nothing."""
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done
 
 
 @contextmanager
@@ -137,10 +171,24 @@ def _built(network: Anomaly, precision: str) -> nn.Module:
     c: ModelConfig = replace(
         network.config, vision_asset=None, text_asset=None, llm_asset=None, from_folder=True, weights=None
     )
-    net = model.build(c, precision=precision)
+    with torch.device("meta"), unset_fake_temporarily():
+        net = model.build(c, precision=precision)
+    net.to_empty(device="cpu")
+    if c.llm_tied:
+        net.llm.llama.tie_weights()  # what was one tensor has become two
     net.text_features = torch.empty(network.classes, 2, c.text_width)
     net.banks = torch.empty(network.classes, len(c.taps), c.bank_patches, c.vision_width)
     return net
+
+
+def _first_update(backend: Backend) -> None:
+    """Optimizer state exists after the first update only: one without gradients of a model."""
+    assert backend.optimizer is not None
+    for group in backend.optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p)
+    backend.optimizer.step()
+    backend.optimizer.zero_grad()
 
 
 def _batch(network: Anomaly, samples: int) -> dict[str, Tensor]:
@@ -160,13 +208,39 @@ def _batch(network: Anomaly, samples: int) -> dict[str, Tensor]:
     }
 
 
-def _tracker(backend: Backend, net: nn.Module) -> MemTracker:
+class Tracker(MemTracker):
+    """Torch's, for a model with frozen parameters: it would ask each for its gradient."""
+
+    def _track_module_params_and_buffers(self, module: nn.Module, install_grad_hooks: bool = True) -> tuple[int, int]:
+        for param in module.parameters():
+            if not param.requires_grad:
+                self._param_to_grad_hook_handles[param] = (_NoHook(), _NoHook())
+        return super()._track_module_params_and_buffers(module, install_grad_hooks)
+
+
+class _NoHook:
+    def remove(self) -> None:
+        """Nothing was installed."""
+
+
+class ShardTracker(FSDPMemTracker):
+    """Torch's, for a model with blocks that a step does not run: the text tower's were never gathered."""
+
+    def _fsdp_param_group_post_backward(self, fsdp_mod: Any, orig_fsdp_param_group_post_backward: Any) -> Any:
+        told = super()._fsdp_param_group_post_backward(fsdp_mod, orig_fsdp_param_group_post_backward)
+
+        def inner(*args: Any, **named: Any) -> None:
+            (told if fsdp_mod in self.memory_tracking else orig_fsdp_param_group_post_backward)(*args, **named)
+
+        return inner
+
+
+def _tracker(backend: Backend, net: nn.Module, seen: Tracker) -> MemTracker:
     if isinstance(backend, FSDP):
-        return FSDPMemTracker(net, backend.optimizer)
-    tracker = MemTracker()
+        return ShardTracker(net, backend.optimizer)
     assert backend.optimizer is not None
-    tracker.track_external(net, backend.optimizer)
-    return tracker
+    seen.track_external(net, backend.optimizer)
+    return seen
 
 
 def report(setups: Iterable[Setup], network: Network) -> Table:

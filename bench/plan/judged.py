@@ -1,10 +1,11 @@
 """A prediction beside what was published or measured, family by family; the tables that show both, misses included."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
+from rich import box
 from rich.table import Table
 
 from bench.plan.published import Row
@@ -105,11 +106,20 @@ def judge(families: Sequence[Family], rows: Iterable[Row]) -> list[Verdict]:
     return made
 
 
+def plain(title: str, columns: Mapping[str, str]) -> Table:
+    """A table without lines between columns. `columns`: heading to justification."""
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading, justify in columns.items():
+        drawn.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=heading == "row")
+    return drawn
+
+
 def summary(verdicts: Iterable[Verdict]) -> Table:
-    """A line a family: how many, how far off, whether what must hold does."""
-    drawn = Table(title="by family", title_justify="left")
-    for heading in ("family", "rows", "median error", "worst error", "worst row", "must hold", "not predicted"):
-        drawn.add_column(heading, justify="left" if heading in ("family", "worst row", "must hold") else "right")
+    """A line a family: how many, how far off, whether what must hold does. `silent`: rows of it that nothing is predicted for."""
+    right = dict.fromkeys(("rows", "median", "worst"), "right")
+    drawn = plain(
+        "errors by family", {"family": "left", **right, "row": "left", "must hold": "right", "silent": "right"}
+    )
     for verdict in verdicts:
         if not verdict.judged:
             drawn.add_row(verdict.name, "0", "-", "-", "-", "-", str(len(verdict.silent)))
@@ -130,20 +140,13 @@ def summary(verdicts: Iterable[Verdict]) -> Table:
 
 
 def details(verdict: Verdict) -> Table:
-    """A line a row."""
-    drawn = Table(title=verdict.name, title_justify="left")
-    for heading in ("row", "what", "predicted", "published", "unit", "error", "holds", "by"):
-        drawn.add_column(heading, justify="right" if heading in ("predicted", "published", "error") else "left")
+    """A line a row, and by which conventions."""
+    used = "; ".join(dict.fromkeys(each.convention for each in verdict.judged))
+    right = dict.fromkeys(("predicted", "published"), "right")
+    columns = {"row": "left", **right, "unit": "left", "error": "right", "holds": "left", "what": "left"}
+    drawn = plain(f"{verdict.name}, by: {used}", columns)
     for each in verdict.judged:
         kept = {None: "-", True: "yes", False: "NO"}[each.holds]
-        drawn.add_row(
-            each.id,
-            each.what,
-            f"{each.predicted:.5g}",
-            f"{each.published:.5g}",
-            each.unit,
-            f"{each.error:+.2%}",
-            kept,
-            each.convention,
-        )
+        values = (f"{each.predicted:.5g}", f"{each.published:.5g}")
+        drawn.add_row(each.id, *values, each.unit, f"{each.error:+.2%}", kept, each.what)
     return drawn

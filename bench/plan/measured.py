@@ -13,11 +13,13 @@ from typing import Any
 from rich.table import Table
 
 from bench.memory_model import derived
+from bench.plan.judged import plain
 from bench.plan.memory import exchanged, predict
 from bench.plan.network import Anomaly
 from bench.plan.recipe import recipe
+from bench.plan.rows import SHORT
 from bench.plan.setup import ENGINES, OPTIMIZERS, Setup
-from model import preset, variants
+from model import preset
 
 JUDGED = ("parameters", "gradients", "optimizer", "buffers", "activations")
 LIMIT = 0.05
@@ -52,8 +54,6 @@ def network(record: Record) -> Anomaly:
     """The model of a record, with the tokens and classes that it saw. Raises KeyError where the record holds no cost."""
     work, cost = record["config"]["workload"], record["workload"]["cost"]
     config = replace(preset(work["preset"]), bank_shots=work["shots"], bank_rotations=work["rotations"])
-    if work["variant"]:
-        config = variants.apply(config, variants.VARIANTS[work["variant"]])
     answers = cost["forward"]["llm_head"] / (2 * config.llm_width * config.llm_vocab)
     return Anomaly(
         config=config,
@@ -87,6 +87,8 @@ def silent(record: Record) -> str | None:
         return "the run did not finish"
     if record["config"]["engine"]["offload_optimizer"]:
         return "offloading has no derivation to the byte"
+    if record["config"]["workload"]["variant"]:
+        return "variants' layers keep more than the closed form counts"
     if record["workload"].get("instruction_tokens") is not None:
         return "instruction samples have another length"
     if not all(name in (rank.get("memory") or {}) for rank in record["ranks"] for name in JUDGED):
@@ -121,12 +123,14 @@ def judge(record: Record, file: str) -> list[Held]:
 
 
 def table(found: Sequence[Held]) -> Table:
-    """A line an engine and number of ranks: the worst error of each category over ranks and runs."""
-    drawn = Table(title="our own records: worst error over ranks and runs", title_justify="left")
+    """A line an engine and number of ranks: the worst error of each category over the ranks and runs that were `seen`.
+
+    `of peak`: median share of the measured peak that the tensors are.
+    """
     names = [*JUDGED, "all", *(["peak"] if any(each.peak_predicted for each in found) else [])]
-    heads = ("engine", "ranks", "runs x ranks", *names, "tensors / peak")
-    for heading in heads:
-        drawn.add_column(heading, justify="left" if heading == "engine" else "right")
+    heads = ("engine", "ranks", "seen", *names, "of peak")
+    titles = {SHORT.get(heading, heading): "left" if heading == "engine" else "right" for heading in heads}
+    drawn = plain("our own records: worst error over ranks and runs", titles)
     order = {name: place for place, name in enumerate(("single", *ENGINES))}
     for engine, ranks in sorted({(each.engine, each.ranks) for each in found}, key=lambda key: (order[key[0]], key[1])):
         own = [each for each in found if (each.engine, each.ranks) == (engine, ranks)]

@@ -10,11 +10,12 @@ are there and no activation; `update`. In between one falls as the other rises, 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from backends.ring.buckets import plan
 from backends.ring.pipeline import scratch_values
-from bench.memory_model import VALUE, Shapes, derived, values
+from bench.memory_model import VALUE, Shape, Shapes, derived, values
 from bench.plan.network import Network, largest_tensor
 from bench.plan.recipe import Recipe, recipe
 from bench.plan.setup import OPTIMIZERS, Setup
@@ -144,21 +145,27 @@ def exchanged(network: Network, setup: Setup, kind: Recipe) -> Exchange:
         whole = kind.widths.gradient * largest_tensor(shapes, trained_only=True)
         return Exchange(always=bucket, gathered=kind.widths.parameter * gathered, whole=whole)
     if engine == "fsdp" and setup.ranks > 1:
-        unit = max(network.units, default=0)
-        gathered = kind.widths.parameter * (network.root + 2 * unit)  # the block in use and the one fetched ahead
-        return Exchange(gathered=gathered, whole=kind.widths.gradient * min(trained, max(unit, network.root)))
+        units = [_padded(unit, setup.ranks) for unit in network.units]
+        unit, root = max(units, default=0), _padded(network.root, setup.ranks)
+        gathered = kind.widths.parameter * (root + 2 * unit)  # the block in use and the one fetched ahead
+        return Exchange(gathered=gathered, whole=kind.widths.gradient * min(trained, max(unit, root)))
     return Exchange()  # ddp: gradients are views of its buckets
 
 
+def _padded(shapes: Iterable[Shape], ranks: int) -> int:
+    """Values of tensors gathered whole: each first dimension is rounded up to what all ranks' shards hold."""
+    return sum(math.ceil(shape[0] / ranks) * ranks * math.prod(shape[1:]) for shape in shapes)
+
+
 def _standing_gradients(setup: Setup, kept: int, whole: int) -> int:
-    """Of earlier micro-batches, or always there: the ring's flat buckets, ZeRO-3's flat part."""
+    """Of earlier micro-batches, or always there: buckets of DDP (gradients are views of them once they are exchanged, and tensors of
+    their own before) and of the ring, ZeRO-3's flat part. FSDP adds up whole gradients until it exchanges them."""
     if setup.offload != "none":
         return 0
-    if setup.base in ("ring", "zero-3"):
-        return kept
-    if setup.accumulation == 1:
-        return 0
-    return whole if setup.base == "zero-1" else kept
+    always = kept if setup.base in ("ddp", "ring", "zero-3") else 0
+    if setup.accumulation == 1 or setup.base in ("ring", "zero-3"):
+        return always
+    return whole + always if setup.base in ("ddp", "zero-1", "fsdp") else kept
 
 
 def _update_bytes(shapes: Shapes, setup: Setup, kind: Recipe) -> int:

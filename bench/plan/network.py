@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bench.config import ConfigError
-from bench.memory_model import Shapes
+from bench.memory_model import Shape, Shapes
 from bench.plan.recipe import Recipe
 from model import preset
 from model.activations import FULL, HALF, activation_bytes, llm_layer
@@ -32,12 +32,12 @@ class Network(Protocol):
     def shapes(self) -> Shapes: ...
 
     @property
-    def units(self) -> tuple[int, ...]:
-        """Values of each kind of block."""
+    def units(self) -> tuple[tuple[Shape, ...], ...]:
+        """Tensors of one block of each kind."""
 
     @property
-    def root(self) -> int:
-        """Values outside all blocks."""
+    def root(self) -> tuple[Shape, ...]:
+        """Tensors outside all blocks."""
 
     @property
     def buffer_bytes(self) -> int:
@@ -47,7 +47,7 @@ class Network(Protocol):
         """Bytes that backward keeps of one micro-batch, by part. `saves_inputs`: frozen layers keep theirs too (ZeRO-3)."""
 
     def workspace(self, samples: int, recipe: Recipe) -> int:
-        """Bytes of the largest temporary beside them: gradients of the logits."""
+        """Bytes of the largest temporaries beside them, where backward begins: gradients of logits or maps."""
 
     def flops(self) -> int:
         """Forward and backward of one sample, nothing recomputed."""
@@ -93,12 +93,12 @@ class Anomaly:
         return Shapes(trained=flat(mine), frozen=flat(others))
 
     @property
-    def units(self) -> tuple[int, ...]:
-        return tuple(part.values for parts in self._parts for part in parts if part.in_blocks)
+    def units(self) -> tuple[tuple[Shape, ...], ...]:
+        return tuple(part.block for parts in self._parts for part in parts if part.in_blocks)
 
     @property
-    def root(self) -> int:
-        return sum(part.values for parts in self._parts for part in parts if not part.in_blocks)
+    def root(self) -> tuple[Shape, ...]:
+        return flat(part for parts in self._parts for part in parts if not part.in_blocks)
 
     @property
     def buffer_bytes(self) -> int:
@@ -144,7 +144,10 @@ class Anomaly:
         return kept
 
     def workspace(self, samples: int, recipe: Recipe) -> int:
-        return round(samples * self.answer_tokens * self.config.llm_vocab * FULL)
+        """Gradients of the logits, or five of a tap's maps each, as the focal loss needs at once (seen in the dry run)."""
+        c = self.config
+        logits = self.answer_tokens * c.llm_vocab
+        return round(samples * FULL * max(logits, 5 * len(c.taps) * c.image_size**2))
 
 
 def largest_tensor(shapes: Shapes, *, trained_only: bool = False) -> int:

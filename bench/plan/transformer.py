@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.config import ConfigError
-from bench.memory_model import Shape, Shapes
+from bench.memory_model import Shape, Shapes, values
 from bench.plan.recipe import Recipe
 
 LOSS = 4  # bytes of a logit: the loss is fp32
@@ -55,23 +55,21 @@ class Transformer:
     @functools.cached_property
     def shapes(self) -> Shapes:
         """12 h^2 + 13 h a layer; tables of tokens (shared with the head) and positions; a last norm."""
-        h = self.hidden
-        return Shapes(
-            trained=((self.vocabulary, h), (self.sequence, h), *self._block * self.layers, (h,), (h,)), frozen=()
-        )
+        return Shapes(trained=(*self.root[:2], *self._block * self.layers, *self.root[2:]), frozen=())
 
     @property
     def parameters(self) -> int:
         """12 L h^2 (1 + 13 / 12h + (V + s) / 12Lh), and 2 h of the last norm that the equation leaves out."""
-        return self.layers * self.units[0] + self.root
+        return values(self.shapes.trained)
 
     @property
-    def units(self) -> tuple[int, ...]:
-        return (12 * self.hidden**2 + 13 * self.hidden,)
+    def units(self) -> tuple[tuple[Shape, ...], ...]:
+        return (self._block,)
 
     @property
-    def root(self) -> int:
-        return (self.vocabulary + self.sequence + 2) * self.hidden
+    def root(self) -> tuple[Shape, ...]:
+        h = self.hidden
+        return ((self.vocabulary, h), (self.sequence, h), (h,), (h,))
 
     @property
     def buffer_bytes(self) -> int:
