@@ -1,6 +1,6 @@
 """Flat buffers whose slices are the parameters' gradients, so that what autograd writes is what the ring sends: no copy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,18 @@ def plan(sizes: Sequence[int], bucket_values: int) -> list[list[int]]:
 
 
 class Bucket:
-    """One flat buffer, cut into the gradients of `parameters`; counts which of them are there."""
+    """One flat buffer, cut into the gradients of `parameters`; counts which of them are there.
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+    `take(length, dtype)` makes the buffer, where it has to lie in a memory of a kind.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], take: Callable[[int, torch.dtype], Tensor] | None = None
+    ) -> None:
         first = parameters[0]
         self.parameters = list(parameters)
         total = sum(p.numel() for p in parameters)
-        self.flat = torch.zeros(total, dtype=first.dtype, device=first.device)
+        self.flat = take(total, first.dtype) if take else torch.zeros(total, dtype=first.dtype, device=first.device)
         self.views: list[Tensor] = []
         offset = 0
         for p in parameters:

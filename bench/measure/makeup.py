@@ -104,9 +104,9 @@ class AtPeak:
         self._busy = threading.Lock()
         self.begin(dict)
 
-    def begin(self, named: Callable[[], Mapping[str, int]]) -> None:
-        """Forget what was seen."""
-        self.named = named
+    def begin(self, named: Callable[[], Mapping[str, int]], shared: int = 0) -> None:
+        """Forget what was seen. `shared`: bytes of what is named that lie in memory shared with other processes."""
+        self.named, self.shared = named, shared
         self._last = dict(named()) if self.base is not None else {}
         self._most: tuple[Makeup, Mapping[str, int]] | None = None
         self._largest = 0.0
@@ -161,8 +161,8 @@ class AtPeak:
         untouched = min(0, free) + min(0, runtime)  # allocated, and never written: not resident
         return {
             **named,
-            "workspace": max(0, used + untouched - sum(named.values())),
+            "workspace": max(0, used + untouched - (sum(named.values()) - self.shared)),
             "allocator": max(0, free),
-            "mapped": max(0, since.mapped),
+            "mapped": max(0, since.mapped - self.shared),
             "runtime": max(0, runtime),
         }
