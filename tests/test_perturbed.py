@@ -14,8 +14,8 @@ from backends.world import World
 from bench import exposed, perturbed, stats
 from bench.measure import phases
 from bench.measure.phases import PHASES, PhaseClock
-from tests.exchange.worker import Net, batches, measured
 from tests.parity.cases import Quiet
+from tests.parity.exchange import Net, batches, measured
 
 
 def single() -> Single:
