@@ -16,7 +16,7 @@ import torch
 
 from backends.base import BackendUnavailable, EngineConfig
 from backends.ring.backend import Ring
-from backends.ring.shared import SharedMemory, space, unshareable, wave
+from backends.ring.shared import SMALL, SharedMemory, space, unshareable, wave
 from backends.ring.transport import ExchangeError, QueueTransport
 from backends.world import World
 from bench.launch import free_port
@@ -91,7 +91,7 @@ def test_a_buffer_from_elsewhere_is_refused():
     def work(link: QueueTransport) -> str:
         shared, _ = memory(link, torch.ones(2, 8))
         with pytest.raises(ValueError, match="make it with take") as caught:
-            shared.allreduce(torch.ones(8))
+            shared.allreduce(torch.ones(SMALL))
         return str(caught.value)
 
     assert len(on_ranks(2, work)) == 2

@@ -13,6 +13,9 @@ in its second, so that nobody waits for a whole chunk.
 Ranks meet by one counter each, in the same memory: how many steps it has done. A rank waits until the left one has written
 what it reads, and at the end until the right one has read everything, for then its gradients may change again. What a rank
 reads cannot be overwritten too early: the left one overwrites a chunk only with its finished value, which came by here.
+
+A buffer of up to SMALL bytes has no use for 2(N-1) meetings: each rank lays it out for all, and all add up what lies there, in
+the order of ranks. One meeting, (N-1) S bytes read.
 """
 
 import mmap
@@ -30,7 +33,8 @@ from torch import Tensor
 from backends.ring.reduction import SUM, Reduction, alone
 from backends.ring.transport import ExchangeError, Transport
 
-SEGMENT_BYTES = 2**19
+SEGMENT_BYTES = 2**20
+SMALL = 2**12  # bytes: what each rank reads whole of all others
 LINE = 64  # bytes of a cache line: buffers begin on one, and no two counters share one
 QUICK = 50  # looks at a counter, one after the other: most neighbours come within these microseconds
 SPINS = 200  # looks at a counter, the core and Python's lock offered to others between the later ones, before sleeping begins
@@ -73,31 +77,34 @@ class SharedMemory:
     Raises ExchangeError where a rank may not open another's memory.
     """
 
-    def __init__(self, links: Transport, size: int, timeout_s: float, *, segment_bytes: int = SEGMENT_BYTES) -> None:
-        self.links, self.timeout_s, self.segment_bytes = links, timeout_s, segment_bytes
-        size = LINE + space(size)
+    def __init__(
+        self, links: Transport, size: int, timeout_s: float, *, segment_bytes: int = SEGMENT_BYTES, small: int = SMALL
+    ) -> None:
+        self.links, self.timeout_s, self.segment_bytes, self.small = links, timeout_s, segment_bytes, small
+        common = LINE + 2 * space(small)  # a counter and two slots
+        size = common + space(size)
         descriptor = os.memfd_create("ring")
         os.ftruncate(descriptor, size)
         places = links.gather((os.getpid(), descriptor))
         self.processes = [process for process, _ in places]
         self.views: dict[int, mmap.mmap] = {}
         refused = None
-        for rank in {links.rank, links.left, links.right}:
-            process, number = places[rank]
+        for rank, (process, number) in enumerate(places):
             try:
                 with open(f"/proc/{process}/fd/{number}", "r+b") as file:
-                    self.views[rank] = mmap.mmap(file.fileno(), size)
+                    self.views[rank] = mmap.mmap(file.fileno(), size if rank in (links.rank, links.left) else common)
             except OSError as error:
                 refused = f"rank {links.rank} may not open the memory of rank {rank}: {error}"
         refusals = [each for each in links.gather(refused) if each]  # everyone has opened everything
         os.close(descriptor)
         if refusals:
             raise ExchangeError(refusals[0])
-        self.mine, self.theirs = (
-            torch.frombuffer(self.views[rank], dtype=torch.uint8) for rank in (links.rank, links.left)
-        )
-        self.counters = {rank: memoryview(view).cast("q") for rank, view in self.views.items()}
-        self.done, self.taken = 0, LINE
+        whole = [torch.frombuffer(self.views[rank], dtype=torch.uint8) for rank in range(links.size)]
+        self.mine, self.theirs = whole[links.rank], whole[links.left]
+        self.slots = [[each[LINE + at * space(small) :][:small] for each in whole] for at in (0, 1)]
+        self.counters = [memoryview(self.views[rank])[:8].cast("q") for rank in range(links.size)]
+        self.done, self.taken, self.laid_out = 0, common, 0
+        self.cuts: dict[tuple[int, int, torch.dtype], list[Tensor]] = {}
         self.plans: dict[tuple[str, str, int, int, torch.dtype], tuple[list[Step], int]] = {}
 
     def take(self, length: int, dtype: torch.dtype) -> Tensor:
@@ -129,6 +136,9 @@ class SharedMemory:
         links = self.links
         if links.size == 1 or not buffer.numel():
             return
+        if kind == "all-reduce" and buffer.nbytes <= self.small:
+            self._at_once(buffer, reduction)
+            return
         key = (kind, reduction.name, buffer.data_ptr(), buffer.numel(), buffer.dtype)
         if key not in self.plans:
             self.plans[key] = self._plan(buffer, kind, reduction)
@@ -146,6 +156,26 @@ class SharedMemory:
         self.done = base + len(steps)
         self._wait(links.right, self.done)
         links.sent_bytes += sent
+
+    def _at_once(self, buffer: Tensor, reduction: Reduction) -> None:
+        """All-reduce in one meeting. Who lays out the next buffer but one has seen all ranks done with this one's slot."""
+        links, nbytes = self.links, buffer.nbytes
+        key = (self.laid_out % 2, nbytes, buffer.dtype)
+        if key not in self.cuts:
+            self.cuts[key] = [slot[:nbytes].view(buffer.dtype) for slot in self.slots[self.laid_out % 2]]
+        slots = self.cuts[key]
+        slots[links.rank].copy_(buffer)
+        self.laid_out += 1
+        self.done += 1
+        self.counters[links.rank][0] = self.done
+        for rank, counter in enumerate(self.counters):
+            if counter[0] < self.done:
+                self._wait(rank, self.done)
+        buffer.copy_(slots[0])
+        for slot in slots[1:]:
+            reduction.combine(buffer, slot)
+        reduction.finish(buffer, links.size)
+        links.sent_bytes += (links.size - 1) * nbytes
 
     def _plan(self, buffer: Tensor, kind: str, reduction: Reduction) -> tuple[list[Step], int]:
         """What this rank does with `buffer`, in the order of the wave; and the bytes that the right rank reads meanwhile."""
