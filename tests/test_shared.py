@@ -16,8 +16,9 @@ import torch
 
 from backends.base import BackendUnavailable, EngineConfig
 from backends.ring.backend import Ring
-from backends.ring.shared import SMALL, SharedMemory, space, unshareable, wave
+from backends.ring.shared import SMALL, SharedMemory, space, unshareable
 from backends.ring.transport import ExchangeError, QueueTransport
+from backends.ring.wave import wave
 from backends.world import World
 from bench.launch import free_port
 from tests.shared import LIMIT_S

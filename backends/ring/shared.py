@@ -1,14 +1,8 @@
 """Ranks of one host send nothing: each reads its left neighbour's chunk where it lies, in memory that both have mapped.
 
-The schedule is `algorithm.py`'s, and so are the bits. What changes is a step's cost: no message is copied out of one process
-and into another, so a step of S/N bytes reads the neighbour's and the own chunk and writes the own one, and that is all. A
-buffer goes round in segments small enough to stay in the cache, as a wave: while segment 3 is in its first step, segment 2 is
-in its second, so that nobody waits for a whole chunk.
-
-    tick         0      1      2      3         each rank does the steps of a tick in the same order; what a step reads was
-    segment 0    add    copy                    written by the left neighbour in the tick before
-    segment 1           add    copy
-    segment 2                  add    copy      (2 ranks: 1 step of share-reduce, 1 of share-only)
+The schedule is `algorithm.py`'s, in the order of `wave.py`, and so are the bits. What changes is a step's cost: no message is
+copied out of one process and into another, so a step of S/N bytes reads the neighbour's and the own chunk and writes the own
+one, and that is all.
 
 Ranks meet by one counter each, in the same memory: how many steps it has done. A rank waits until the left one has written
 what it reads, and at the end until the right one has read everything, for then its gradients may change again. What a rank
@@ -23,15 +17,15 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from backends.ring.reduction import SUM, Reduction, alone
+from backends.ring.reduction import SUM, Reduction
 from backends.ring.transport import ExchangeError, Transport
+from backends.ring.wave import Step, plan
 
 SEGMENT_BYTES = 2**20
 SMALL = 2**12  # bytes: what each rank reads whole of all others
@@ -40,19 +34,6 @@ QUICK = 50  # looks at a counter, one after the other: most neighbours come with
 SPINS = 200  # looks at a counter, the core and Python's lock offered to others between the later ones, before sleeping begins
 NAP_S = 50e-6  # what a sleep lasts: backward computes on this core meanwhile
 LOOK_S = 0.1  # how often a neighbour that is waited for is looked at: is it alive?
-_copy = alone(Tensor.copy_)
-
-
-class Step(NamedTuple):
-    """One segment in one step of the ring: `operate(mine, theirs)`."""
-
-    after: int  # steps that the left rank must have done
-    mine: Tensor
-    theirs: Tensor  # the same values in the left rank's memory
-    operate: (
-        Callable[[Tensor, Tensor], object] | None
-    )  # an addition (share-reduce), a copy (share-only), nothing (a root)
-    finish: Callable[[Tensor, int], object] | None  # with the last addition: what it leaves is the result
 
 
 def unshareable(links: Transport) -> str | None:
@@ -178,35 +159,13 @@ class SharedMemory:
         links.sent_bytes += (links.size - 1) * nbytes
 
     def _plan(self, buffer: Tensor, kind: str, reduction: Reduction) -> tuple[list[Step], int]:
-        """What this rank does with `buffer`, in the order of the wave; and the bytes that the right rank reads meanwhile."""
-        rank, size, values = self.links.rank, self.links.size, max(1, self.segment_bytes // buffer.element_size())
+        """What this rank does with `buffer`, and the bytes that the right rank reads meanwhile."""
         begin = buffer.data_ptr() - self.mine.data_ptr()
         if not 0 <= begin <= len(self.mine) - buffer.nbytes:
             raise ValueError("this buffer does not lie in the memory that ranks share: make it with take()")
         beside = self.theirs[begin : begin + buffer.nbytes].view(buffer.dtype)
-        if kind == "broadcast":
-            pieces = zip(buffer.split(values), beside.split(values), strict=True)
-            copy = None if rank == 0 else _copy
-            steps = [Step(number, *piece, copy, None) for number, piece in enumerate(pieces, 1)]
-            return steps, buffer.nbytes if self.links.right else 0
-        turn = 0 if kind == "all-reduce" else 1  # alone, each phase begins or ends with the rank's own part
-        rounds = {
-            "all-reduce": range(2 * (size - 1)),
-            "reduce-scatter": range(size - 1),
-            "all-gather": range(size - 1, 2 * (size - 1)),
-        }[kind]
-        chunks = list(zip(torch.tensor_split(buffer, size), torch.tensor_split(beside, size), strict=True))
-        order = wave(-(-len(chunks[0][0]) // values), rounds)
-        places = {place: number for number, place in enumerate(order, 1)}
-        steps = []
-        for segment, step in order:
-            cut = slice(segment * values, (segment + 1) * values)
-            mine, theirs = chunks[(rank - step - 1 - turn) % size]
-            operate, finish = (reduction.combine, None) if step < size - 1 else (_copy, None)
-            if step == size - 2:
-                finish = reduction.finish
-            steps.append(Step(places.get((segment, step - 1), 0), mine[cut], theirs[cut], operate, finish))
-        return steps, sum(chunks[(rank - step - turn) % size][0].nbytes for step in rounds)
+        segment = max(1, self.segment_bytes // buffer.element_size())
+        return plan(kind, buffer, beside, self.links.rank, self.links.size, reduction, segment)
 
     def _wait(self, rank: int, count: int) -> None:
         """Return once `rank` has done `count` steps."""
@@ -230,16 +189,6 @@ class SharedMemory:
 def space(size: int) -> int:
     """Bytes that a buffer of `size` bytes takes up: whole cache lines."""
     return -(-size // LINE) * LINE
-
-
-def wave(segments: int, steps: range) -> list[tuple[int, int]]:
-    """(segment, step) in the order in which every rank does them: a segment's next step comes a tick after its last."""
-    return [
-        (tick - late, step)
-        for tick in range(segments + len(steps) - 1)
-        for late, step in reversed(list(enumerate(steps)))
-        if 0 <= tick - late < segments
-    ]
 
 
 def _lives(process: int) -> bool:
