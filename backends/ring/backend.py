@@ -66,6 +66,7 @@ class Ring(Replica):
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="ring")
         self.hooks: list[Any] = []
         self.scratch = torch.empty(0)
+        self.wire: torch.dtype | None = None
         self.exchanging = True
 
     def _start_equal(self) -> None:
@@ -74,7 +75,7 @@ class Ring(Replica):
                 self.transport.broadcast(tensor.detach())
 
     def _wrap(self) -> None:
-        order = plan([p.numel() for p in self.parameters], max(1, self.config.bucket_bytes // 4))
+        order = plan([p.nbytes for p in self.parameters], self.config.bucket_bytes, [p.dtype for p in self.parameters])
         self._check_same_plan([[tuple(self.parameters[i].shape) for i in group] for group in order])
         groups = [[self.parameters[i] for i in group] for group in order]
         self.memory = self._share(sum(space(sum(p.nbytes for p in group)) for group in groups))
@@ -115,15 +116,25 @@ class Ring(Replica):
 
     def _over_messages(self) -> Callable[[Tensor, Reduction], None]:
         """The ring over what is sent and received, with one scratch for all buckets: they are exchanged one after the other."""
-        largest = max((bucket.flat for bucket in self.buckets), key=len)
-        if (wire := WIRE.get(self.config.tuning.compression)) is not None:
-            self.scratch = largest.new_empty(2 * -(-len(largest) // self.world.size), dtype=wire)
-            return lambda flat, reduction: compressed_allreduce(flat, self.transport, self.scratch, reduction)
-        if self.transport.pipelined:
-            self.scratch = largest.new_empty(scratch_values(len(largest), self.world.size, largest.element_size()))
-            return lambda flat, reduction: pipelined_allreduce(flat, self.transport, self.scratch, reduction)
-        self.scratch = largest.new_empty(-(-len(largest) // self.world.size))
-        return lambda flat, reduction: ring_allreduce(flat, self.transport, self.scratch, reduction)
+        size, links = self.world.size, self.transport
+        wire = self.wire = WIRE.get(self.config.tuning.compression) if size > 1 else None
+
+        def kind(flat: Tensor) -> tuple[Callable[..., None], torch.dtype, int]:
+            """Which ring, and its scratch: dtype and values."""
+            if wire is not None and wire.itemsize < flat.element_size():
+                return compressed_allreduce, wire, 2 * -(-len(flat) // size)
+            if links.pipelined:
+                return pipelined_allreduce, flat.dtype, scratch_values(len(flat), size, flat.element_size())
+            return ring_allreduce, flat.dtype, -(-len(flat) // size)
+
+        need = max(dtype.itemsize * values for _, dtype, values in (kind(bucket.flat) for bucket in self.buckets))
+        self.scratch = self.buckets[0].flat.new_empty(-(-need // 8) * 8, dtype=torch.uint8)  # to be seen as any dtype
+
+        def allreduce(flat: Tensor, reduction: Reduction) -> None:
+            ring, dtype, _ = kind(flat)
+            ring(flat, links, self.scratch.view(dtype), reduction)
+
+        return allreduce
 
     def _carrier(self) -> str:
         return type(self.memory or self.transport).__name__
@@ -154,7 +165,7 @@ class Ring(Replica):
             **super().applied(),
             "world_size": self.transport.size,
             "transport": self._carrier(),
-            "compression": {wire: name for name, wire in WIRE.items()}.get(self.scratch.dtype, "none"),
+            "compression": next((name for name, wire in WIRE.items() if wire == self.wire), "none"),
             "buckets_within_limit": all(b.flat.nbytes <= self.config.bucket_bytes for b in shared),
             "gradients_are_views": all(
                 p.grad is not None and p.grad.untyped_storage().data_ptr() in starts for p in self.parameters
@@ -234,7 +245,7 @@ class Ring(Replica):
             hook.remove()
         self.hooks.clear()
         self.buckets = []
-        self.scratch, self.memory = torch.empty(0), None
+        self.scratch, self.memory, self.wire = torch.empty(0), None, None
         super().release()
 
     def close(self) -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 
-def plan(sizes: Sequence[int], bucket_values: int) -> list[list[int]]:
-    """Indices of tensors, grouped into buckets of at most `bucket_values` values, last tensor first.
+def plan(sizes: Sequence[int], limit: int, dtypes: Sequence[torch.dtype] = ()) -> list[list[int]]:
+    """Indices of tensors of these `sizes`, grouped into buckets of at most `limit` and of one dtype each, last tensor first.
 
     Backward finishes the last layers first, so the first bucket is full while most of backward still lies ahead. A tensor
     larger than a bucket gets one of its own. Pure, so all ranks make the same plan.
@@ -15,9 +15,9 @@ def plan(sizes: Sequence[int], bucket_values: int) -> list[list[int]]:
     buckets: list[list[int]] = []
     room = 0
     for index in reversed(range(len(sizes))):
-        if not buckets or sizes[index] > room:
+        if not buckets or sizes[index] > room or (dtypes and dtypes[index] != dtypes[buckets[-1][0]]):
             buckets.append([])
-            room = bucket_values
+            room = limit
         buckets[-1].append(index)
         room -= sizes[index]
     return buckets
@@ -39,7 +39,10 @@ class Bucket:
         self.views: list[Tensor] = []
         offset = 0
         for p in parameters:
-            self.views.append(self.flat[offset : offset + p.numel()].view(p.shape))
+            strides = torch.empty_like(
+                p, device="meta"
+            ).stride()  # the parameter's, where it has no holes: autograd then adds
+            self.views.append(self.flat[offset : offset + p.numel()].as_strided(p.shape, strides))
             offset += p.numel()
         self.clear()
 
