@@ -24,7 +24,7 @@ microbench: setup  ## pytest-benchmark: collectives and steps, engine by engine
 	@$(RUN) -m pytest --benchmark-only
 
 test: setup  ## every test
-	@$(RUN) -m pytest -n 2 --dist loadgroup
+	@$(RUN) -m pytest
 
 lint: setup  ## ruff and mypy
 	@$(VENV)/bin/ruff check .

@@ -5,11 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent
-BENCHMARKS = ROOT / "benchmarks"
-RANKS = ("parity/", "faults/", *(f"test_{name}.py" for name in (
-    "curve", "launch", "makeup", "measure", "memory_sum", "stopwatch", "traffic", "watch", "workload",
-)))  # fmt: skip
+BENCHMARKS = Path(__file__).parent / "benchmarks"
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +20,7 @@ def one_thread() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the benchmarks in a plain run, and everything else under --benchmark-only; name what takes its turn.
-
-    With `-n 2 --dist loadgroup` tests that start ranks stay in one process and so take turns; beside them run all others.
-    """
-    for item in items:
-        if item.path.relative_to(ROOT).as_posix().startswith(RANKS):
-            item.add_marker(pytest.mark.xdist_group("ranks"))
+    """Deselect the benchmarks in a plain run, and everything else under --benchmark-only."""
     named = [
         Path(config.invocation_params.dir, argument.split("::")[0]).resolve()
         for argument in config.invocation_params.args
