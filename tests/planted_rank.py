@@ -1,12 +1,11 @@
 """A rank of a pool with mistakes in it: PLANT says LIBRARY:WHAT, several with commas, and that happens on the last rank.
 
-wrong: one value of the result is another; raise, die, hang: while the collective runs.
+wrong: one value of the result is another; raise, die: while the collective runs.
 """
 
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,6 @@ def planted(make: Any, what: str) -> Any:
                     raise RuntimeError("planted")
                 if what == "die":
                     os.kill(os.getpid(), signal.SIGKILL)
-                if what == "hang":
-                    time.sleep(600)
                 result = run()
                 (result if place is None else place)[-1] += 1
                 return result

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def raw(library: str, operation: str, length: int, micros: Any, *, wrong: int = 
 
 
 def made(rows: list[dict], *, ranks: int = 2, copy_ms: float = 10.0) -> dict:
-    """A record; every process copies 128 MiB in `copy_ms`, with torch in twice that."""
+    """A record; every process copies 64 MiB in `copy_ms`, with torch in twice that."""
     content = kept.opening(plan(*LIBRARIES, ranks=ranks, operations=OPERATIONS), 2)
     ns = int(copy_ms * 1e6)
     content["copy"]["turns"] = [[{"memmove": [ns] * 5, "torch": [2 * ns] * 5}] * ranks] * 2
@@ -163,7 +164,7 @@ def test_bandwidths_are_those_of_the_nccl_tests(operation, factor, ceiling):
 def test_the_ceiling_of_two_ranks_is_what_a_process_copies_with_the_faster_way():
     way, speed = summary.copied(made([]))
     assert way == "memmove"
-    assert speed.median == pytest.approx(128 * 2**20 / 10e-3)
+    assert speed.median == pytest.approx(64 * 2**20 / 10e-3)
     assert summary.ceiling("all_reduce", 2, speed.median) == speed.median
     assert summary.copied(made([]) | {"copy": {"turns": [None], "bytes": 1}}) is None
 
@@ -194,19 +195,24 @@ def test_a_wrong_result_has_no_speed():
     shown = console.export_text()
     assert "void" in shown
     assert "! gloo: void" in shown
-    assert "ceiling of all-reduce: busbw 13.4 GB/s" in shown
+    assert "ceiling of all-reduce: busbw 6.7 GB/s" in shown
     lines = nccl.show(record)
     assert "# Out of bounds values : 3 FAILED" in lines
     assert "# not measured: no GPU here" in lines
 
 
 def test_the_columns_are_those_of_the_nccl_tests():
-    """The header is that of nccl-tests 2.19.6, character for character."""
+    """The formats are those of nccl-tests 2.19.6, src/util.cu, in C's own notation."""
+    names = "# %10s  %12s  %8s  %6s  %6s  %7s  %6s  %6s  %6s  %7s  %6s  %6s  %6s %*s"
     assert nccl.header() == [
-        "#                                                               out-of-place                       in-place          ",
-        "#       size         count      type   redop    root     time   algbw   busbw  #wrong     time   algbw   busbw  #wrong ",
-        "#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)         ",
+        "# %10s  %12s  %8s  %6s  %6s           out-of-place                       in-place          " % (("",) * 5),  # noqa: UP031
+        names % ("size", "count", "type", "redop", "root", *("time", "algbw", "busbw", "#wrong") * 2, 0, ""),
+        names % ("(B)", "(elements)", "", "", "", *("(us)", "(GB/s)", "(GB/s)", "") * 2, 0, ""),
     ]
+    row = nccl.show(made([raw("mpi", "broadcast", 2**28, [[[10240.0] * 3] * 2] * 3)])).splitlines()
+    half = "  %7s  %6s  %6s  %6g" % ("10240.0", " 26.21", " 26.21", 0)  # noqa: UP031
+    start = "%12i  %12i  %8s  %6s  %6s" % (2**28, 2**26, "float", "none", "%6i" % 0)  # noqa: UP031
+    assert any(line.startswith(start) and line.endswith(half) for line in row)
     rows = [raw("mpi", name, 4096, STEADY) for name in OPERATIONS] + [raw("ring", "all_gather", 4096, STEADY)]
     lines = [line.split() for line in nccl.show(made(rows)).splitlines() if line and not line.startswith("#")]
     speed, whole = ["100.00", "0.04"], ["N/A"] * 4
@@ -373,13 +379,14 @@ def record(folder: Path) -> dict[str, Any]:
 
 def test_two_libraries_at_two_sizes(tmp_path, capsys):
     words = ["--max-bytes", "4K", "--factor", "512", "--repeats", "2", "--results", str(tmp_path), "--seed", "5"]
+    words += ["--turn-s", "0.001", "--operations", "all_reduce", "broadcast"]
     assert command.main([*words, "--libraries", "ring-mpi", "gloo", "--format", "nccl"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line and not line.startswith("#")]
-    assert [line[0] for line in lines] == ["8", "4096"] * 7  # the ring hands on its broadcast
+    assert [line[0] for line in lines] == ["8", "4096"] * 3  # the ring hands on its broadcast
     found = record(tmp_path)
     assert (found["status"], found["plan"]["seed"], found["world"]["ranks"]) == ("done", 5, 2)
     measured = [row for row in found["rows"] if row["rounds"]]
-    assert len(measured) == 14
+    assert len(measured) == 6
     assert all(row["wrong"] == 0 for row in measured)
     assert all(np.array(turn["ns"]).shape == (2, row["iterations"]) for row in measured for turn in row["rounds"])
     assert all(turn for turn in found["copy"]["turns"])
@@ -394,7 +401,7 @@ def test_two_libraries_at_two_sizes(tmp_path, capsys):
 
 def test_planted_mistakes_are_found_and_the_others_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "RANK", "tests.planted_rank")
-    monkeypatch.setenv("PLANT", "mpi:wrong,ring-naive:die,ring-halving:raise,ring-doubling:hang")
+    monkeypatch.setenv("PLANT", "mpi:wrong,ring-naive:die,ring-halving:raise")
     words = [
         "--max-bytes",
         "8",
@@ -407,7 +414,7 @@ def test_planted_mistakes_are_found_and_the_others_go_on(tmp_path, monkeypatch):
         "--limit-s",
         "2",
     ]
-    names = ["ring-mpi", "mpi", "ring-naive", "ring-halving", "ring-doubling"]
+    names = ["ring-mpi", "mpi", "ring-naive", "ring-halving"]
     assert command.main([*words, "--libraries", *names]) == 1
     found = record(tmp_path)
     rows = {row.library: row for row in summary.rows(found)}
@@ -417,19 +424,24 @@ def test_planted_mistakes_are_found_and_the_others_go_on(tmp_path, monkeypatch):
     assert rows["mpi"].busbw is None
     assert "rank 1 died" in rows["ring-naive"].reason
     assert "rank 1: RuntimeError: planted" in rows["ring-halving"].reason
-    assert "no answer from rank 0, 1 within 2 s" in rows["ring-doubling"].reason
     assert not any(psutil.pid_exists(rank["pid"]) for rank in found["pools"]["mpi"]["ranks"])
 
 
-def test_a_pool_that_waits_takes_no_time_and_leaves_nothing(monkeypatch):
+def test_a_pool_that_waits_stands_still_and_leaves_nothing():
     pool = Pool("torch", catalog.command("torch", 2), 2, values=1024, libraries=["gloo"], limit_s=20)
     try:
         assert [answer["reason"] for answer in pool.ask("have", library="gloo")] == [None, None]
         ranks = [psutil.Process(hello["pid"]) for hello in pool.hellos]
-        assert [rank.status() for rank in ranks] == [psutil.STATUS_STOPPED] * 2
+        until = time.monotonic() + 10
+        while {rank.status() for rank in ranks} != {psutil.STATUS_STOPPED}:  # the kernel does it in its own time
+            assert time.monotonic() < until
+            time.sleep(0.01)
         assert all(len(hello["cores"]) <= hello["host_cores"] for hello in pool.hellos)
         answers = pool.ask("turn", library="gloo", operation="broadcast", values=1024, iterations=3, checks=2)
         assert [(len(each["ns"]), each["wrong"], each["checked"]) for each in answers] == [(3, 0, 2)] * 2
+        pool.limit_s = 0
+        with pytest.raises(PoolFailed, match="no answer from rank 0, 1 within 0 s"):
+            pool.ask("turn", library="gloo", operation="broadcast", values=1024, iterations=3, checks=2)
     finally:
         mark, folder = pool.mark, pool.folder
         pool.close()

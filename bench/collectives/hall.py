@@ -8,7 +8,7 @@ from bench.collectives.catalog import Library
 from bench.collectives.plan import VALUE_BYTES, Plan
 from bench.collectives.pool import Pool, PoolFailed
 
-COPY_BYTES = 128 * 2**20  # of each of the two buffers: several times what a processor caches
+COPY_BYTES = 64 * 2**20  # of each of the two buffers: several times what a processor caches
 COPY_ITERATIONS = 5
 Tell = Callable[[str], None]
 Open = Callable[[str, list[str]], Pool]
@@ -70,9 +70,10 @@ class Hall:
         for name in list(self.pools):
             try:
                 return self.pools[name].ask("copy", size=COPY_BYTES, iterations=COPY_ITERATIONS)
-            except PoolFailed as failed:
-                self._lose(self._of(name), f"while copying: {failed}")
+            except PoolFailed as failed:  # no library's fault
+                self.tell(f"copying failed: {failed}")
                 self._end(name)
+                self._start(name)
         return None
 
     def _of(self, pool: str) -> list[Library]:
