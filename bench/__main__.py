@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ring": ("bench.explain.command:main", "watch a ring all-reduce: every step in the terminal, and as an animation"),
     "collectives": (
         "bench.collectives.command:main",
-        "all-reduce, reduce-scatter, all-gather, broadcast of every library: latency and bandwidth, verified",
+        "every library's all-reduce, reduce-scatter, all-gather, broadcast: latency, bandwidth",
     ),
     "run": ("bench.run:main", "one rank of one run; what the launchers start"),
     "data": ("bench.data:main", "look at a data set, check its files, make others of it"),

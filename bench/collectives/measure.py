@@ -12,7 +12,7 @@ MOST = 100  # iterations of one turn
 
 
 class Cell:
-    """One operation at one size: `begin`, then rounds, then `rows`."""
+    """One operation at one size: `begin`, then rounds, then `rows`. The plan may name fewer libraries than the hall has."""
 
     def __init__(self, plan: Plan, hall: Hall, operation: Operation, values: int, rng: random.Random) -> None:
         self.plan, self.hall, self.operation, self.values, self.rng = plan, hall, operation, values, rng
@@ -49,7 +49,7 @@ class Cell:
 
     def _turns(self, checks: int) -> list[tuple[str, int, list[dict[str, Any]]]]:
         """Of each library that came through: its name, its place in the order, every rank's answer."""
-        order = self.hall.living(self.operation)
+        order = [each for each in self.hall.living(self.operation) if each in self.plan.libraries]
         self.rng.shuffle(order)
         through = []
         for place, library in enumerate(order):

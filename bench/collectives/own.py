@@ -29,7 +29,7 @@ class SharedRing(Library):
             raise Missing(reason)
         self.ring = SharedMemory(links, space(4 * values), TIMEOUT_S)
         self.buffer = self.ring.take(values, torch.float32)
-        self.settings = {"segment_bytes": self.ring.segment_bytes}
+        self.settings = {"segment_bytes": self.ring.segment_bytes, "small_bytes": self.ring.small}
 
     def memory(self, values: int, shared: Tensor) -> Tensor:
         return self.buffer[:values]
