@@ -8,6 +8,8 @@ import pytest
 from bench import exposed
 from tests.parity.exchange import ACCUMULATION, STEPS, WAIT, WIRE
 
+pytestmark = pytest.mark.timeout(600)  # the first test of a backend waits for both of its launches
+
 LABELS = ("ddp", "fsdp", "ring", "horovod", "zero-0", "zero-1", "zero-2", "zero-3")
 
 

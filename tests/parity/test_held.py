@@ -7,6 +7,8 @@ import pytest
 from tests.parity.held import LABELS
 from tests.test_memory_model import STATES
 
+pytestmark = pytest.mark.timeout(600)  # the first test of a backend waits for both of its launches
+
 ENGINES = [label for labels in LABELS.values() for label in labels]
 
 

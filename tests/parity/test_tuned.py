@@ -8,6 +8,8 @@ import torch
 from tests.parity.cases import CASES, difference
 from tests.parity.tuned import FIXED, TRIED
 
+pytestmark = pytest.mark.timeout(600)  # the first test of a backend waits for both of its launches
+
 SAME = {"sgd": (1e-6, 1e-6), "adamw": (1e-5, 1e-4)}  # relative loss, absolute parameter: test_parity.py says why
 # fp16 keeps 11 bits of a gradient, bf16 8: 5e-4 and 4e-3, seen again in the loss of the step after
 HALF_LOSS = {"fp16": 1e-3, "bf16": 8e-3}
