@@ -24,7 +24,7 @@ microbench: setup  ## pytest-benchmark: collectives and steps, engine by engine
 	@$(RUN) -m pytest --benchmark-only
 
 test: setup  ## every test
-	@$(RUN) -m pytest
+	@$(RUN) tests/lanes.py
 
 lint: setup  ## ruff and mypy
 	@$(VENV)/bin/ruff check .

@@ -40,7 +40,7 @@ class EngineConfig:
     bucket_mb: float = 25.0  # MiB of gradients exchanged at once
     zero_stage: int = 2
     offload_optimizer: bool = False
-    transport: str = "auto"  # ring only: mpi, torch
+    transport: str = "auto"  # ring only: shared, mpi, torch
     device: str = "cpu"
     timeout_s: float = 120.0  # a collective that lasts longer is an error
     tuning: Tuning = field(default_factory=Tuning)
@@ -151,6 +151,10 @@ class Backend(ABC):
     @abstractmethod
     def holdings(self) -> dict[str, list[Tensor]]:
         """This rank's live tensors by category: parameters, gradients, optimizer, buffers (communication included)."""
+
+    def shared_bytes(self) -> int:
+        """Bytes of the held tensors that lie in memory which other ranks have mapped, and so not in the C allocator's."""
+        return 0
 
     def sent_bytes(self) -> int | None:
         """Bytes that this rank has sent since it joined, counted where the engine sends; None where it does not tell."""

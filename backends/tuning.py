@@ -9,7 +9,7 @@ ZERO = ("zero-0", "zero-1", "zero-2", "zero-3")
 OWNERS: dict[str, tuple[str, ...]] = {
     "own_bucket_mb": ("ddp", *ZERO, "horovod", "ring"),
     "fused_optimizer": ("ddp", "fsdp", *ZERO, "horovod", "ring"),
-    "compression": ("ddp", "fsdp", *ZERO, "horovod"),
+    "compression": ("ddp", "fsdp", *ZERO, "horovod", "ring"),
     "gradient_as_bucket_view": ("ddp",),
     "static_graph": ("ddp",),
     "cycle_ms": ("horovod",),
@@ -31,8 +31,9 @@ class Tuning:
     """ddp, deepspeed, horovod, ring: this engine's own bucket or fusion size in MiB, instead of --bucket-mb."""
     fused_optimizer: bool = False
     """all but single: torch's fused update, one kernel over all parameters, instead of a loop over them."""
-    compression: Literal["none", "fp16"] = "none"
-    """ddp, fsdp, deepspeed, horovod: gradients travel as 16 bits. Half the bytes, another result: such a run is never verified."""
+    compression: Literal["none", "fp16", "bf16"] = "none"
+    """all but single (bf16: ring): gradients travel as 16 bits. Half the bytes, another result: such a run is never verified.
+    The ring then sends messages between ranks of one host too."""
     gradient_as_bucket_view: bool = True
     """ddp: gradients are views of the buckets; without, they are copied in and out."""
     static_graph: bool = False
@@ -67,6 +68,8 @@ class Tuning:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 return f"{flag(name, value)} is {value}; it must be above 0"
+        if self.compression == "bf16" and engine != "ring":
+            return f"--compression bf16 belongs to ring; for {label} type: --compression fp16"
         if self.autotune and (self.own_bucket_mb, self.cycle_ms) != (None, None):
             return "--autotune chooses bucket size and cycle time; leave --own-bucket-mb and --cycle-ms out"
         if self.one_unit and not self.reshard:

@@ -25,6 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("bench.predict:main", "where one picture is defective, and what the LLM says of it"),
     "chat": ("bench.chat:main", "a conversation about a picture"),
     "ring": ("bench.explain.command:main", "watch a ring all-reduce: every step in the terminal, and as an animation"),
+    "collectives": (
+        "bench.collectives.command:main",
+        "every library's all-reduce, reduce-scatter, all-gather, broadcast: latency, bandwidth",
+    ),
     "run": ("bench.run:main", "one rank of one run; what the launchers start"),
     "data": ("bench.data:main", "look at a data set, check its files, make others of it"),
     "assets": ("model.assets:main", "fetch what a preset or a data set needs, with its licence"),

@@ -27,8 +27,9 @@ class Engine:
     """deepspeed: ZeRO stage. 0 replicates all, 1 shards optimizer state, 2 also gradients, 3 also parameters."""
     offload_optimizer: bool = False
     """deepspeed: keep optimizer state and update on the CPU (stages 1 to 3)."""
-    transport: Literal["auto", "mpi", "torch"] = "auto"
-    """ring: mpi under mpirun, torch point-to-point under torchrun; auto takes the launcher's."""
+    transport: Literal["auto", "shared", "mpi", "torch"] = "auto"
+    """ring: shared memory between CPU ranks of one host, else messages: mpi under mpirun, torch point-to-point under torchrun.
+    auto takes the first that works."""
     bucket_mb: float = 25.0
     """MiB of gradients exchanged at once, the same for every engine that has buckets."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -187,6 +188,10 @@ class RunConfig:
         if self.engine.backend == "fsdp" and self.tuning.compression != "none" and self.training.accumulation > 1:
             raise ConfigError(
                 "fsdp would also add up micro-batches in 16 bits: --compression fp16 needs --accumulation 1 there"
+            )
+        if self.engine.transport == "shared" and self.tuning.compression != "none":
+            raise ConfigError(
+                "shared memory has no wire to save bytes on: leave --transport shared or --compression out"
             )
         if self.tuning.static_graph and self.training.accumulation > 1:
             raise ConfigError("DDP's static graph can't leave out an exchange: --static-graph needs --accumulation 1")

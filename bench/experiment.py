@@ -150,7 +150,9 @@ def warm_up(
     held: dict[str, int] = {}
     kept = Activations(moment.look)
     data = {"data": workload.kept_bytes()}
-    moment.begin(lambda: {**bytes_held(backend.holdings()), "activations": kept.alive(), **data})
+    moment.begin(
+        lambda: {**bytes_held(backend.holdings()), "activations": kept.alive(), **data}, backend.shared_bytes()
+    )
 
     def batches(step: int, micro: int) -> Mapping[str, Tensor]:
         kept.next_micro_batch()

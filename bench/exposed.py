@@ -19,15 +19,16 @@ def exposed(records: Sequence[Record]) -> Estimate | None:
     """Seconds a step: median step with the exchange less that without, each step as long as on its slowest rank.
 
     A step with the exchange ends no earlier than the slowest rank's own work, so waiting for a slower rank is no part of it.
-    Negative where it is smaller than the noise. None where a run did not measure it.
+    Negative where it is smaller than the noise. None where a run did not measure it, or had one rank only: that one exchanges
+    with nobody.
     """
-    kinds = _steps(records)
+    kinds = steps_by_kind(records)
     return None if kinds is None else stats.difference_interval(*kinds)
 
 
 def share(records: Sequence[Record]) -> Estimate | None:
     """`exposed` over the median step with the exchange, of the same perturbed steps: 0.2 is a fifth of a step."""
-    kinds, found = _steps(records), exposed(records)
+    kinds, found = steps_by_kind(records), exposed(records)
     if kinds is None or found is None:
         return None
     whole = float(np.median(np.concatenate(kinds[0])))
@@ -56,11 +57,13 @@ def _all_have(records: Sequence[Record], field: str) -> bool:
     return bool(records) and all(record.get(field) for record in records)
 
 
-def _steps(records: Sequence[Record]) -> tuple[list[Samples], list[Samples]] | None:
+def steps_by_kind(records: Sequence[Record]) -> tuple[list[Samples], list[Samples]] | None:
     """Steps with and without exchange of each run, on the slowest rank, of runs that took equally many."""
     if not _all_have(records, "exposed"):
         return None
     ranks = [record["exposed"]["ranks"] for record in records]
+    if any(len(run) == 1 for run in ranks):
+        return None
     found = [[stats.slowest([{"step_s": r[kind]["step"]} for r in run]) for run in ranks] for kind in (WITH, WITHOUT)]
     least = min(each.size for kind in found for each in kind)
     with_, without = ([each[:least] for each in kind] for kind in found)

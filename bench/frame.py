@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bench import stats
 from bench.derived import NOTHING, Stated, derive
+from bench.exposed import steps_by_kind
 from bench.report.load import Loaded
 from bench.report.load import load as read
 from bench.report.rows import cause, device, machine, memory_bytes, track
@@ -20,6 +21,7 @@ from bench.verify import Verdict, against, references
 from bench.wire import expected
 
 CATEGORIES = ("parameters", "gradients", "optimizer", "buffers", "activations")  # of a rank's memory, in bytes
+AT_PEAK = (*CATEGORIES, "data", "workspace", "allocator", "mapped", "runtime")  # at the moment of its peak
 MODES = ("text", "bank")  # ways in which a trained model is evaluated
 Record = Mapping[str, Any]
 
@@ -54,8 +56,8 @@ def frame(
     """A row a run. What a run did not measure is missing (NaN, None), never 0; `record` holds the whole record.
 
     samples_per_s and step_s are medians of the slowest rank's steps, *_low and *_high the ends of their bootstrap 95 %
-    interval. A run that is void has none: its raw samples are in `record`. *_bytes are of the largest rank. Metrics of an
-    evaluation are macro means over classes, fractions of 1, `text_*` and `bank_*` for the two ways of looking. `config.*`
+    interval. A run that is void has none: its raw samples are in `record`. *_bytes are of the largest rank, at_peak_* of the
+    one with the highest peak. exposed_s: communication that shows in a step's length. Metrics of an evaluation are macro means over classes, fractions of 1, `text_*` and `bank_*` for the two ways of looking. `config.*`
     are the settings under the names of bench/config.py.
     """
     judges = {experiment: against(reference) for experiment, reference in references(records).items()}
@@ -139,13 +141,20 @@ def _memory(record: Record) -> dict[str, int | None]:
         f"memory_{name}_bytes": max((memory[name] for memory in held if memory.get(name) is not None), default=None)
         for name in CATEGORIES
     }
-    return {"peak_bytes": memory_bytes(record), **largest}
+    fullest = max((memory for memory in held if memory.get("at_peak")), key=lambda each: each["peak_bytes"], default={})
+    made = fullest.get("at_peak") or {}
+    return {
+        "peak_bytes": memory_bytes(record),
+        **largest,
+        **{f"at_peak_{name}_bytes": made.get(name) for name in AT_PEAK},
+    }
 
 
 def _rest(record: Record) -> dict[str, Any]:
     sent = (record.get("traffic") or {}).get("sent_bytes")
     finished = record["status"] == "done" and record["losses"]
     return {
+        "exposed_s": _exposed(record),
         "sent_bytes": max(sent) if sent else None,
         "expected_sent_bytes": expected(record).total,
         "gradient_bytes": ((record.get("workload") or {}).get("cost") or {}).get("gradient_bytes"),
@@ -154,6 +163,12 @@ def _rest(record: Record) -> dict[str, Any]:
         "skipped_steps": record.get("skipped_steps"),
         "joules": (record.get("energy") or {}).get("joules"),
     }
+
+
+def _exposed(record: Record) -> float | None:
+    """As `exposed.exposed` of this run alone, without its interval."""
+    kinds = steps_by_kind([record])
+    return None if kinds is None else float(np.median(kinds[0][0]) - np.median(kinds[1][0]))
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

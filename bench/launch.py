@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +24,7 @@ from bench.flags import defaults
 from bench.record import PLACE, now, sync_folder
 
 HERE = Path(__file__).resolve().parent
+RUN = "bench.run"
 INCOMING = ".incoming"  # inside the results folder: one private folder a run, so that its record can't be mistaken
 LIMIT_S = 1800.0
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # how a launcher, or a shell in between, tells of SIGKILL
@@ -129,9 +130,17 @@ def command(config: RunConfig, ranks: int) -> Command:
         raise ConfigError(f"--backend single is one plain process; it can't have {ranks} ranks (try --backend ddp)")
     if why := unavailable(config):
         raise LaunchFailed(f"{config.engine.label} can't run here: {why}")
-    name = launcher(config)
+    what = under(launcher(config), ranks)
+    return Command(what.argv + flags(config), what.env)
+
+
+def under(name: str, ranks: int, module: str = RUN, *, words: Sequence[str] = ()) -> Command:
+    """The command that starts `ranks` ranks of a module on this host with a launcher, `words` being flags of the launcher's own.
+
+    Arguments of the module go behind it. Raises LaunchFailed for a launcher that is not known.
+    """
     program = executable(name) or name
-    python = [sys.executable, "-m", "bench.run"]
+    python = [sys.executable, "-m", module]
     env = {
         "PATH": _with(Path(sys.executable).parent, os.environ.get("PATH", "")),  # deepspeed looks for ninja there
         "PYTHONPATH": _with(HERE.parent, os.environ.get("PYTHONPATH", "")),  # every rank runs this code
@@ -140,7 +149,7 @@ def command(config: RunConfig, ranks: int) -> Command:
         case "python":
             argv = python
         case "torchrun":  # a port of its own: the default, 29500, may still be held by the run before
-            argv = [program, "--nproc-per-node", str(ranks), "--master-port", str(free_port()), "-m", "bench.run"]
+            argv = [program, "--nproc-per-node", str(ranks), "--master-port", str(free_port()), *words, "-m", module]
         case "deepspeed":  # without --no_local_rank it puts a flag of its own before ours
             argv = [
                 program,
@@ -149,12 +158,13 @@ def command(config: RunConfig, ranks: int) -> Command:
                 "--master_port",
                 str(free_port()),
                 "--no_local_rank",
-                str(HERE / "run.py"),
+                *words,
+                *([str(HERE / "run.py")] if module == RUN else ["--module", module]),
             ]
         case "horovodrun":
-            argv = [program, "-np", str(ranks), *python]
+            argv = [program, "-np", str(ranks), *words, *python]
         case "mpirun":
-            argv = [program, "-np", str(ranks)]
+            argv = [program, "-np", str(ranks), *words]
             argv += ["--bind-to", "none"]  # ours is the binding, the same under every launcher; mpirun's is its own
             if ranks > slots():
                 argv += [
@@ -165,8 +175,8 @@ def command(config: RunConfig, ranks: int) -> Command:
             if os.geteuid() == 0:  # mpirun refuses to run as root unless told twice
                 env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         case _:
-            raise LaunchFailed(f"no way to start {config.engine.label} with {name}")
-    return Command(argv + flags(config), {k: v for k, v in env.items() if os.environ.get(k) != v})
+            raise LaunchFailed(f"no way to start ranks with {name}")
+    return Command(argv, {k: v for k, v in env.items() if os.environ.get(k) != v})
 
 
 def run(

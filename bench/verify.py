@@ -46,9 +46,10 @@ PROOF = {
     "amp_bf16": Tolerance(loss=5e-4, parameter=1e-2, steps=2),
 }
 # The measured steps. Under AdamW an element whose gradient is rounding noise still moves by up to lr, in a direction
-# that the noise decides: in ten steps two ways to cut one batch parted by 3e-7, 1e-3 in fp32, 2e-4, 5e-3 in amp_bf16.
+# that the noise decides: in ten steps two ways to cut one batch parted by 3e-7, 1e-3 in fp32, 2e-4, 5e-3 in amp_bf16. Cut
+# into single samples, for which other kernels multiply, it parted by 1.5e-5 in fp32, alike under every engine on 4 ranks.
 MEASURED = {
-    "fp32": Tolerance(loss=1e-5, parameter=1e-2, steps=10),
+    "fp32": Tolerance(loss=5e-5, parameter=1e-2, steps=10),
     "amp_bf16": Tolerance(loss=2e-3, parameter=5e-2, steps=10),
 }
 

@@ -67,7 +67,9 @@ def expected(record: Record) -> Expected:
     share, gradients = (ranks - 1) / ranks, cost["gradient_bytes"]
     scatter = 1 if (record["world"].get("device") or "cpu") == "cuda" else 2
     backend, stage = record["config"]["engine"]["backend"], record["config"]["engine"]["zero_stage"]
-    if applied.get("compression") == "FP16Compressor":
+    if applied.get("compression") == "FP16Compressor" or (
+        backend == "ring" and applied.get("compression", "none") != "none"
+    ):
         gradients /= 2
     if backend == "fsdp":
         times = {part: 2 if part in PASSED and True in applied.get("reshard_after_forward", ()) else 1

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent / "benchmarks"
+ROOT = Path(__file__).parent
+BENCHMARKS = ROOT / "benchmarks"
+RANKS = ("parity/", "faults/", *(f"test_{name}.py" for name in (
+    "collectives", "curve", "launch", "makeup", "measure", "memory_sum", "shared", "stopwatch", "traffic", "watch", "workload",
+)))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +23,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is applied
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the benchmarks in a plain run, and everything else under --benchmark-only."""
+    """Mark what starts ranks; deselect the benchmarks in a plain run, and everything else under --benchmark-only."""
+    for item in items:
+        if item.path.relative_to(ROOT).as_posix().startswith(RANKS):
+            item.add_marker(pytest.mark.ranks)
     named = [
         Path(config.invocation_params.dir, argument.split("::")[0]).resolve()
         for argument in config.invocation_params.args

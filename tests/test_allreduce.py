@@ -11,9 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backends.ring.compression import WIRE, compressed_allreduce
 from backends.ring.pipeline import AHEAD, SEGMENT_BYTES, pipelined_allreduce, scratch_values
 from backends.ring.reduction import GRAIN, MEAN, REDUCTIONS, SUM, Reduction
 from backends.ring.schedules import halving_doubling, hierarchical, naive_allreduce, recursive_doubling
+from backends.ring.shared import SharedMemory, space
 from backends.ring.transport import ExchangeError, Links, QueueTransport
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,6 +41,25 @@ def pipelined(buffer: torch.Tensor, links: Links, reduction: Reduction, *, segme
     )
 
 
+def shared(buffer: torch.Tensor, links: QueueTransport, reduction: Reduction, *, segment_bytes: int) -> None:
+    """The same values in memory that the neighbours read; around the ring, however few they are."""
+    memory = SharedMemory(links, space(buffer.nbytes), 60, segment_bytes=segment_bytes, small=0)
+    inside = memory.take(len(buffer), buffer.dtype)
+    inside.copy_(buffer)
+    memory.allreduce(inside, reduction)
+    buffer.copy_(inside)
+
+
+def at_once(buffer: torch.Tensor, links: QueueTransport, reduction: Reduction) -> None:
+    """Laid out for all in one meeting; three times, so that both slots are used again."""
+    memory = SharedMemory(links, 3 * space(buffer.nbytes), 60, small=10**6)
+    for _ in range(3):
+        inside = memory.take(len(buffer), buffer.dtype)
+        inside.copy_(buffer)
+        memory.allreduce(inside, reduction)
+    buffer.copy_(inside)
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[torch.Tensor, Reduction, int]:
     """Values of each rank (small integers: exact in every type and order), what to do, and how to cut."""
@@ -61,6 +82,8 @@ def run(values: torch.Tensor, reduction: Reduction, segment_bytes: int, name: st
     per_host = next(each for each in (3, 2, 1) if size % each == 0)
     schedule: dict[str, Callable[..., None]] = {
         "pipelined": partial(pipelined, segment_bytes=segment_bytes),
+        "shared": partial(shared, segment_bytes=segment_bytes),
+        "at once": at_once,
         "naive": naive_allreduce,
         "doubling": recursive_doubling,
         "halving": halving_doubling,
@@ -75,7 +98,7 @@ def run(values: torch.Tensor, reduction: Reduction, segment_bytes: int, name: st
     return on_ranks(size, work)
 
 
-NAMES = ("pipelined", "naive", "doubling", "halving", "hierarchical")
+NAMES = ("pipelined", "shared", "at once", "naive", "doubling", "halving", "hierarchical")
 
 
 @pytest.mark.parametrize("name", NAMES)  # not drawn: each must meet every operation often
@@ -113,8 +136,9 @@ def test_segments_add_in_the_order_of_the_plain_ring(size):
         ring_allreduce(buffer, link, torch.empty(-(-1000 // size)), MEAN)
         return buffer
 
-    one, other = on_ranks(size, plain), run(values, MEAN, 256, "pipelined")
-    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    for name in ("pipelined", "shared"):
+        one, other = on_ranks(size, plain), run(values, MEAN, 256, name)
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
@@ -124,15 +148,19 @@ def test_bytes_sent_are_those_of_each_schedule(size):
     total = values[0].nbytes
     expected = {
         "pipelined": 2 * (size - 1) * total // size,
+        "shared": 2 * (size - 1) * total // size,
         "halving": 2 * (size - 1) * total // size,
         "doubling": log * total,
         "naive": (size - 1) * total,
+        "at once": 3 * (size - 1) * total,
     }
     per_rank: dict[str, Callable[..., None]] = {
         "pipelined": partial(pipelined, segment_bytes=100),
+        "shared": partial(shared, segment_bytes=100),
         "halving": halving_doubling,
         "doubling": recursive_doubling,
         "naive": naive_allreduce,
+        "at once": at_once,
     }
     for name, schedule in per_rank.items():
 
@@ -160,6 +188,29 @@ def test_only_leaders_talk_between_hosts():
 def test_hosts_of_unequal_size_are_refused():
     with pytest.raises(ValueError, match="5 ranks are not 2 on each host"):
         hierarchical(torch.ones(1), QueueTransport.links(5)[0], per_host=2)
+
+
+@pytest.mark.parametrize("name", WIRE)
+@settings(max_examples=40, deadline=None)
+@given(size=st.integers(1, 9), length=st.integers(0, 300), seed=st.integers(0, 2**31))
+def test_values_that_travel_as_16_bits_are_rounded_once_a_hop_and_alike_on_all_ranks(name, size, length, seed):
+    values = torch.randn(size, length, generator=torch.Generator().manual_seed(seed))
+
+    def work(link: QueueTransport) -> tuple[torch.Tensor, int]:
+        buffer = values[link.rank].clone()
+        scratch = torch.full((2 * -(-length // size),), torch.nan, dtype=WIRE[name])
+        compressed_allreduce(buffer, link, scratch, MEAN)
+        return buffer, link.sent_bytes
+
+    results = on_ranks(size, work)
+    rounding = torch.finfo(WIRE[name]).eps / 2
+    limit = values.abs().sum(0) * rounding * (1 if size > 1 else 0)  # a mean: N roundings of sums, over N
+    for result, sent in results:
+        assert torch.equal(result, results[0][0])
+        assert ((result - values.mean(0)).abs() <= limit * 1.01 + 1e-6).all()
+        assert sent <= 2 * 2 * (size - 1) * -(-length // size)
+    if length % size == 0:
+        assert results[0][1] == 2 * 2 * (size - 1) * length // size  # half of what fp32 takes
 
 
 def test_scratch_is_bounded_by_segments_not_by_the_buffer():

@@ -36,6 +36,8 @@ def test_a_row_says_what_the_record_says() -> None:
     run["workload"] = {"cost": {"gradient_bytes": 12}}
     run["ranks"][0]["memory"] |= {"parameters": 5, "activations": 3}
     run["ranks"][1]["memory"] |= {"parameters": 4, "activations": 8}
+    run["ranks"][1]["memory"]["at_peak"] = {"workspace": 2, "runtime": 0}
+    run |= made.perturbed(2, exposed_s=0.05)
     row = one(made.record("single", training={"lr": 0.25}), run)
     assert (row.run_id, row.engine, row.ranks, row.status, row.verdict) == (
         run["run_id"],
@@ -47,6 +49,9 @@ def test_a_row_says_what_the_record_says() -> None:
     assert (row.machine, row.device, row["commit"], row.hosts) == ("Made-up CPU", "cpu", "abc1234def", 1)
     assert row.peak_bytes == 300_000_000
     assert (row.memory_parameters_bytes, row.memory_activations_bytes) == (5, 8)
+    assert (row.at_peak_workspace_bytes, row.at_peak_runtime_bytes) == (2, 0)
+    assert np.isnan(row.at_peak_mapped_bytes)
+    assert row.exposed_s == pytest.approx(0.05)
     assert (row.sent_bytes, row.gradient_bytes) == (9.0, 12)
     assert row.final_loss == run["losses"][-1]["total"]
     assert row["config.training.lr"] == 0.25

@@ -234,7 +234,7 @@ def test_make_help_lists_every_target():
     ("target", "command"),
     [
         ("bench", "ringzero compare quick"),
-        ("test", "-m pytest"),
+        ("test", "tests/lanes.py"),
         ("microbench", "-m pytest --benchmark-only"),
     ],
 )

@@ -27,7 +27,7 @@ def test_equal_legs_agree_and_a_small_difference_is_measured() -> None:
 @pytest.mark.parametrize(
     ("where", "change"),
     [
-        ("losses/9/total", lambda value: value * (1 + 2e-5)),
+        ("losses/9/total", lambda value: value * (1 + 1e-4)),
         ("losses/2/dice", lambda value: value * 1.1),
         ("losses/2/dice", lambda value: float("nan")),
         ("parameters/tensors/lora.b/norm", lambda value: value * 1.05),

@@ -20,7 +20,7 @@ MB, CPU = 2**20, torch.device("cpu")
 give_back_freed()
 peak, moment = PeakMemory(CPU), AtPeak(CPU)
 named = torch.ones(40 * MB // 4)
-moment.begin(lambda: {"parameters": named.nbytes})
+moment.begin(lambda: {"parameters": named.nbytes, "gradients": 6 * MB}, shared=6 * MB)
 work = torch.ones(30 * MB // 4)
 pieces = [torch.ones(4096) for _ in range(2000)]  # 31 MB from the heap
 last = torch.ones(4096)
@@ -30,7 +30,13 @@ room = mmap.mmap(-1, 10 * MB)
 for _ in range(10):
     room.write(b"x" * MB)
 moment.look()
-print(json.dumps([peak.take(), moment.parts()]))
+found = [peak.take(), moment.parts()]
+late = AtPeak(CPU)
+block = torch.ones(200 * MB // 4)
+late.begin(lambda: {"activations": 200 * MB})
+del block  # freed by the thread that computes, before the other one looks
+late.look(aside=True)
+print(json.dumps([*found, late.parts()]))
 """
 
 
@@ -44,16 +50,28 @@ def looked():
 
 @pytest.mark.parametrize(
     ("kind", "size"),
-    [("parameters", 40), ("workspace", 30 + 15.6 + 8), ("allocator", 15.6), ("runtime", 16), ("mapped", 10)],
+    [
+        ("parameters", 40),
+        ("workspace", 30 + 15.6 + 8),
+        ("allocator", 15.6),
+        ("runtime", 16),
+        ("gradients", 6),
+        ("mapped", 4),
+    ],
 )
 def test_a_block_turns_up_where_it_belongs(looked, kind, size):
-    """Workspace: the block, the pieces left, the list's 8 MB; runtime: objects of 16 bytes; mapped: shared memory."""
+    """Workspace: the block, the pieces left, the list's 8 MB; runtime: objects of 16 bytes; mapped: shared memory, but for
+    the 6 MB of gradients in it."""
     assert looked[1][kind] / MB == pytest.approx(size, abs=4)
 
 
 def test_the_kinds_add_up_to_the_kernels_peak(looked):
-    peak, parts = looked
+    peak, parts, _ = looked
     assert sum(parts.values()) == pytest.approx(peak, rel=0.05)
+
+
+def test_a_look_after_what_is_named_was_freed_is_none(looked):
+    assert looked[2] is None
 
 
 def test_what_was_not_looked_at_is_not_made_up():

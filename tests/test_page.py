@@ -161,7 +161,7 @@ def test_the_table_s_numbers_are_the_rows() -> None:
     assert len(lines) == len(group.rows)
     cells = [e["text"].strip() for e in shown.elements if e["tag"] in ("td", "th") and e.get("data-key") is not None]
     wanted = [text for row in group.rows for text in table.cells(row) if text != "-"]
-    meant = costs.lines(group, verdicts.by_file(ALL), NOTHING)
+    _, meant = costs.lines(group, verdicts.by_file(ALL), NOTHING)
     wanted += [text for line in meant for text in line if text != "-"]
     wanted += [text for each in scaling.told([group]) for line in each.lines for text in line if text != "-"]
     assert [cell.split(" ")[0] if cell.split(" ")[0] in table.STYLE else cell for cell in cells] == wanted

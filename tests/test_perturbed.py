@@ -14,8 +14,8 @@ from backends.world import World
 from bench import exposed, perturbed, stats
 from bench.measure import phases
 from bench.measure.phases import PHASES, PhaseClock
-from tests.exchange.worker import Net, batches, measured
 from tests.parity.cases import Quiet
+from tests.parity.exchange import Net, batches, measured
 
 
 def single() -> Single:
@@ -25,7 +25,7 @@ def single() -> Single:
     return backend
 
 
-def run(kinds: dict[str, list[float]], ranks: int = 1) -> dict[str, Any]:
+def run(kinds: dict[str, list[float]], ranks: int = 2) -> dict[str, Any]:
     """A record whose ranks took these steps."""
     each = {kind: {"step": values} for kind, values in kinds.items()}
     return {"exposed": {"ranks": [each] * ranks}}
@@ -49,9 +49,7 @@ def test_one_process_exposes_nothing_and_is_left_as_it_was():
     result = measured(backend)
     assert result["unchanged"]
     assert torch.equal(torch.get_rng_state(), drawn)
-    read = exposed.exposed([result])
-    assert read is not None
-    assert abs(read.median) < 0.05
+    assert exposed.exposed([result]) is None  # nobody to exchange with: a difference would be noise
     whole = exposed.phases([result])
     assert whole is not None
     assert list(whole) == list(exposed.PHASES)

@@ -176,7 +176,7 @@ def test_torch_point_to_point_alone():
 
 def test_mpi_alone_and_to_itself():
     pytest.importorskip("mpi4py")
-    transport = MPITransport()
+    transport = MPITransport(60)
     alone(transport)
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         sent, received = parts(1, 9, dtype)[0], torch.zeros(9, dtype=dtype)

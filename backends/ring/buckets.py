@@ -1,13 +1,13 @@
 """Flat buffers whose slices are the parameters' gradients, so that what autograd writes is what the ring sends: no copy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 
-def plan(sizes: Sequence[int], bucket_values: int) -> list[list[int]]:
-    """Indices of tensors, grouped into buckets of at most `bucket_values` values, last tensor first.
+def plan(sizes: Sequence[int], limit: int, dtypes: Sequence[torch.dtype] = ()) -> list[list[int]]:
+    """Indices of tensors of these `sizes`, grouped into buckets of at most `limit` and of one dtype each, last tensor first.
 
     Backward finishes the last layers first, so the first bucket is full while most of backward still lies ahead. A tensor
     larger than a bucket gets one of its own. Pure, so all ranks make the same plan.
@@ -15,26 +15,34 @@ def plan(sizes: Sequence[int], bucket_values: int) -> list[list[int]]:
     buckets: list[list[int]] = []
     room = 0
     for index in reversed(range(len(sizes))):
-        if not buckets or sizes[index] > room:
+        if not buckets or sizes[index] > room or (dtypes and dtypes[index] != dtypes[buckets[-1][0]]):
             buckets.append([])
-            room = bucket_values
+            room = limit
         buckets[-1].append(index)
         room -= sizes[index]
     return buckets
 
 
 class Bucket:
-    """One flat buffer, cut into the gradients of `parameters`; counts which of them are there."""
+    """One flat buffer, cut into the gradients of `parameters`; counts which of them are there.
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+    `take(length, dtype)` makes the buffer, where it has to lie in a memory of a kind.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], take: Callable[[int, torch.dtype], Tensor] | None = None
+    ) -> None:
         first = parameters[0]
         self.parameters = list(parameters)
         total = sum(p.numel() for p in parameters)
-        self.flat = torch.zeros(total, dtype=first.dtype, device=first.device)
+        self.flat = take(total, first.dtype) if take else torch.zeros(total, dtype=first.dtype, device=first.device)
         self.views: list[Tensor] = []
         offset = 0
         for p in parameters:
-            self.views.append(self.flat[offset : offset + p.numel()].view(p.shape))
+            strides = torch.empty_like(
+                p, device="meta"
+            ).stride()  # the parameter's, where it has no holes: autograd then adds
+            self.views.append(self.flat[offset : offset + p.numel()].as_strided(p.shape, strides))
             offset += p.numel()
         self.clear()
 

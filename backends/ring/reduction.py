@@ -20,7 +20,7 @@ class Reduction(NamedTuple):
     finish: Callable[[Tensor, int], object]
 
 
-def _alone(operate: Callable[[Tensor, Tensor], object]) -> Callable[[Tensor, Tensor], None]:
+def alone(operate: Callable[[Tensor, Tensor], object]) -> Callable[[Tensor, Tensor], None]:
     """The same on this thread alone: the team of a thread that exchanges would spin on the cores that backward computes on."""
 
     def combine(into: Tensor, incoming: Tensor) -> None:
@@ -37,9 +37,9 @@ def _leave(result: Tensor, ranks: int) -> None:
     """Nothing to do."""
 
 
-SUM = Reduction("sum", _alone(Tensor.add_), _leave)
+SUM = Reduction("sum", alone(Tensor.add_), _leave)
 MEAN = Reduction("mean", SUM.combine, lambda result, ranks: result.div_(ranks))
-MIN = Reduction("min", _alone(lambda into, incoming: torch.minimum(into, incoming, out=into)), _leave)
-MAX = Reduction("max", _alone(lambda into, incoming: torch.maximum(into, incoming, out=into)), _leave)
-PRODUCT = Reduction("product", _alone(Tensor.mul_), _leave)
+MIN = Reduction("min", alone(lambda into, incoming: torch.minimum(into, incoming, out=into)), _leave)
+MAX = Reduction("max", alone(lambda into, incoming: torch.maximum(into, incoming, out=into)), _leave)
+PRODUCT = Reduction("product", alone(Tensor.mul_), _leave)
 REDUCTIONS = {each.name: each for each in (SUM, MEAN, MIN, MAX, PRODUCT)}

@@ -1,8 +1,10 @@
 """How bytes reach another rank: over MPI, over torch point-to-point, or over queues between threads of one process (tests)."""
 
+import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from queue import Queue
+from queue import Empty, Queue
 from typing import Any
 
 import torch
@@ -12,8 +14,12 @@ from torch import Tensor
 Wait = Callable[[], Any]  # returns once the tensor may be used again; raises ExchangeError
 
 
+SPINS = 1000  # looks at a message, the core offered to others between them, before sleeping begins
+NAP_S = 20e-6  # what a sleep lasts: backward computes on this core meanwhile
+
+
 class ExchangeError(RuntimeError):
-    """A neighbour sent something else than was agreed; the message names it."""
+    """A neighbour died, did not come in time, or sent something else than was agreed; the message names it."""
 
 
 class Links(ABC):
@@ -71,30 +77,46 @@ class Transport(Links):
 
 
 class MPITransport(Transport):
-    """mpi4py on buffers that lie in host memory; nothing is pickled but in `gather`."""
+    """mpi4py on buffers that lie in host memory; nothing is pickled but in `gather`.
 
-    def __init__(self) -> None:
+    MPI itself waits for ever: here a message that takes longer than `timeout_s` is an ExchangeError.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
         from mpi4py import MPI  # importing it joins the world
 
         self.mpi, self.comm, self.status = MPI, MPI.COMM_WORLD, MPI.Status()
+        self.timeout_s = timeout_s
         super().__init__(self.comm.Get_rank(), self.comm.Get_size())
 
     def _send(self, tensor: Tensor, to: int) -> Wait:
-        request: Wait = self.comm.Isend(_bytes(tensor), dest=to).Wait
-        return request
+        request = self.comm.Isend(_bytes(tensor), dest=to)
+        return lambda: self._finish(request, f"rank {to} did not take what rank {self.rank} sends")
 
     def _receive(self, tensor: Tensor, source: int) -> Wait:
         memory = _bytes(tensor)
         request = self.comm.Irecv(memory, source=source)
 
         def wait() -> None:
-            request.Wait(self.status)
+            self._finish(request, f"rank {source} sent nothing to rank {self.rank}")
             if (came := self.status.Get_count(self.mpi.BYTE)) != len(memory):
                 raise ExchangeError(
                     f"rank {source} sent {came} bytes to rank {self.rank}, which expected {len(memory)}"
                 )
 
         return wait
+
+    def _finish(self, request: Any, lack: str) -> None:
+        """Return once a message is through; each look moves it on."""
+        for _ in range(SPINS):
+            if request.Test(self.status):
+                return
+            os.sched_yield()
+        end = time.monotonic() + self.timeout_s
+        while not request.Test(self.status):
+            time.sleep(NAP_S)
+            if time.monotonic() > end:
+                raise ExchangeError(f"{lack} within {self.timeout_s:g} s")
 
     def broadcast(self, tensor: Tensor) -> None:
         whole = tensor.contiguous()
@@ -119,22 +141,29 @@ class TorchTransport(Transport):
 
     def _send(self, tensor: Tensor, to: int) -> Wait:
         work: Any = dist.isend(tensor, to)
-        return work.wait
+        return lambda: self._finish(work, to)
 
     def _receive(self, tensor: Tensor, source: int) -> Wait:
         work: Any = dist.irecv(tensor, source)
-        return work.wait
+        return lambda: self._finish(work, source)
+
+    def _finish(self, work: Any, other: int) -> None:
+        try:
+            work.wait()
+        except RuntimeError as error:  # its time limit, a connection that closed, another length
+            raise ExchangeError(f"rank {self.rank} lost rank {other} during an exchange: {error}") from error
 
     def exchange(self, send: Tensor, receive: Tensor, to: int | None = None, source: int | None = None) -> None:
         """As one operation: NCCL runs them in the order given, and a ring of senders would wait for each other."""
+        to, source = self.right if to is None else to, self.left if source is None else source
         pending = []
         if send.numel():
             self.sent_bytes += send.nbytes
-            pending.append(dist.P2POp(dist.isend, send, self.right if to is None else to))
+            pending.append(dist.P2POp(dist.isend, send, to))
         if receive.numel():
-            pending.append(dist.P2POp(dist.irecv, receive, self.left if source is None else source))
+            pending.append(dist.P2POp(dist.irecv, receive, source))
         for work in dist.batch_isend_irecv(pending) if pending else []:
-            work.wait()
+            self._finish(work, source)
 
     def broadcast(self, tensor: Tensor) -> None:
         dist.broadcast(tensor, src=0)
@@ -152,6 +181,8 @@ class TorchTransport(Transport):
 class QueueTransport(Transport):
     """Ranks are threads of one process, with a mailbox for each pair of them; `links` makes the whole ring."""
 
+    timeout_s: float = 60.0
+
     def __init__(self, rank: int, mailboxes: "list[list[Queue[Any]]]") -> None:
         super().__init__(rank, len(mailboxes))
         self.mailboxes = mailboxes  # of the receiver, then of the sender
@@ -168,7 +199,12 @@ class QueueTransport(Transport):
 
     def _receive(self, tensor: Tensor, source: int) -> Wait:
         def wait() -> None:
-            came = self.mailboxes[self.rank][source].get(timeout=60)
+            try:
+                came = self.mailboxes[self.rank][source].get(timeout=self.timeout_s)
+            except Empty:
+                raise ExchangeError(
+                    f"rank {source} sent nothing to rank {self.rank} within {self.timeout_s:g} s"
+                ) from None
             if len(came) != len(tensor):
                 raise ExchangeError(f"rank {source} sent {len(came)} values to rank {self.rank}, not {len(tensor)}")
             tensor.copy_(came)
@@ -181,7 +217,7 @@ class QueueTransport(Transport):
     def gather(self, value: Any) -> list[Any]:
         for to in range(self.size):
             self.mailboxes[to][self.rank].put(value)
-        return [self.mailboxes[self.rank][source].get(timeout=60) for source in range(self.size)]
+        return [self.mailboxes[self.rank][source].get(timeout=self.timeout_s) for source in range(self.size)]
 
 
 def _bytes(tensor: Tensor) -> Any:

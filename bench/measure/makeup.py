@@ -104,9 +104,9 @@ class AtPeak:
         self._busy = threading.Lock()
         self.begin(dict)
 
-    def begin(self, named: Callable[[], Mapping[str, int]]) -> None:
-        """Forget what was seen."""
-        self.named = named
+    def begin(self, named: Callable[[], Mapping[str, int]], shared: int = 0) -> None:
+        """Forget what was seen. `shared`: bytes of what is named that lie in memory shared with other processes."""
+        self.named, self.shared = named, shared
         self._last = dict(named()) if self.base is not None else {}
         self._most: tuple[Makeup, Mapping[str, int]] | None = None
         self._largest = 0.0
@@ -124,8 +124,9 @@ class AtPeak:
             if resident > self._largest * GROWTH and (now := makeup()) and now.whole(max(resident, _resident())):
                 if not aside:
                     self._last = dict(self.named())
-                self._most = (now, self._last)
-                self._largest = resident
+                if not aside or self._named_bytes(self._last) <= self._used(now - self.base):
+                    self._most = (now, self._last)  # else what is named was freed since: its bytes would count twice
+                    self._largest = resident
         except RuntimeError:
             pass  # what is looked at changed meanwhile: the next look sees it
         finally:
@@ -156,13 +157,20 @@ class AtPeak:
         if self.base is None or self._most is None:
             return None
         since, named = self._most[0] - self.base, self._most[1]
-        used = since.heap_used + since.large_used
-        free, runtime = since.heap - since.heap_used, since.anonymous - since.large_used
-        untouched = min(0, free) + min(0, runtime)  # allocated, and never written: not resident
         return {
             **named,
-            "workspace": max(0, used + untouched - sum(named.values())),
-            "allocator": max(0, free),
-            "mapped": max(0, since.mapped),
-            "runtime": max(0, runtime),
+            "workspace": max(0, self._used(since) - self._named_bytes(named)),
+            "allocator": max(0, since.heap - since.heap_used),
+            "mapped": max(0, since.mapped - self.shared),
+            "runtime": max(0, since.anonymous - since.large_used),
         }
+
+    def _named_bytes(self, named: Mapping[str, int]) -> int:
+        """Of what is named, what malloc holds."""
+        return sum(named.values()) - self.shared
+
+    @staticmethod
+    def _used(since: Makeup) -> int:
+        """Blocks in use that are resident: what was allocated and never written is not."""
+        untouched = min(0, since.heap - since.heap_used) + min(0, since.anonymous - since.large_used)
+        return since.heap_used + since.large_used + untouched

@@ -18,7 +18,6 @@ COLUMNS = (
     ("J/sample", "joules_per_sample", 1.0),
     ("target\ns", "time_to_target_s", 1.0),
 )
-HEADINGS = ("engine", "ranks", *(heading for heading, _, _ in COLUMNS))
 Files = Mapping[str, Record]
 
 
@@ -42,16 +41,15 @@ def _median(found: Sequence[Value]) -> Value:
     return missing or Value(statistics.median(each.value for each in found if each.value is not None))
 
 
-def lines(group: Group, files: Files, stated: Stated) -> list[list[str]]:
-    """A row as text, in the order of HEADINGS."""
+def lines(group: Group, files: Files, stated: Stated) -> tuple[list[str], list[list[str]]]:
+    """Headings, and each row as text; a column without any value is left out: `caption` says why it has none."""
+    found = [values(row, files, stated) for row in group.rows]
+    columns = [each for each in COLUMNS if any(row[each[1]].value is not None for row in found)]
     made = []
-    for row in group.rows:
-        found = values(row, files, stated)
-        cells = [
-            NONE if (value := found[name].value) is None else number(value * factor) for _, name, factor in COLUMNS
-        ]
+    for row, own in zip(group.rows, found, strict=True):
+        cells = [NONE if (value := own[name].value) is None else number(value * factor) for _, name, factor in columns]
         made.append([row.label, str(row.ranks), *cells])
-    return made
+    return ["engine", "ranks", *(heading for heading, _, _ in columns)], made
 
 
 def caption(group: Group, files: Files, stated: Stated) -> list[str]:
@@ -84,16 +82,18 @@ def terminal(group: Group, files: Files, stated: Stated = NOTHING) -> Table:
     """For a rich console."""
     table = Table(title="What the speed means", title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0),
                   header_style="dim", caption="\n".join(caption(group, files, stated)), caption_justify="left")  # fmt: skip
-    for index, heading in enumerate(HEADINGS):
+    headings, rows = lines(group, files, stated)
+    for index, heading in enumerate(headings):
         table.add_column(heading, justify="right" if index else "left", vertical="bottom", no_wrap=True)
-    for cells in lines(group, files, stated):
+    for cells in rows:
         table.add_row(*cells)
     return table
 
 
 def markdown(group: Group, files: Files, stated: Stated) -> list[str]:
     """The same as lines of Markdown."""
-    made = ["", f"| {' | '.join(each.replace(chr(10), ' ') for each in HEADINGS)} |"]
-    made.append("|---" + "|---:" * (len(HEADINGS) - 1) + "|")
-    made += [f"| {' | '.join(cells)} |" for cells in lines(group, files, stated)]
+    headings, rows = lines(group, files, stated)
+    made = ["", f"| {' | '.join(each.replace(chr(10), ' ') for each in headings)} |"]
+    made.append("|---" + "|---:" * (len(headings) - 1) + "|")
+    made += [f"| {' | '.join(cells)} |" for cells in rows]
     return [*made, "", *(f"{said}  " for said in caption(group, files, stated))]

@@ -13,6 +13,7 @@ from bench.record import SCHEMA
 
 STUDY = ".tune.json"  # what a search for an engine's best settings was
 EVALUATION = ".eval.json"  # ending of what `ringzero evaluate --output` writes: beside records, but no run
+COLLECTIVES = ".collectives.json"  # what `ringzero collectives` measured
 NEEDED = ("run_id", "status", "started", "config", "experiment", "engine", "world", "environment", "ranks", "losses")
 
 
@@ -59,7 +60,9 @@ def load(folder: Path, names: Sequence[str] | None = None) -> Loaded:
     """
     if not folder.is_dir():
         raise Unreadable(f"no folder {folder}; give --results, or make records with: ringzero compare quick")
-    every = sorted(path for path in folder.glob("*.json") if not path.name.endswith((SUFFIX, STUDY, EVALUATION)))
+    every = sorted(
+        path for path in folder.glob("*.json") if not path.name.endswith((SUFFIX, STUDY, EVALUATION, COLLECTIVES))
+    )
     paths = every if names is None else [folder / name for name in names]
     records, unreadable = [], []
     collecting = gc.isenabled()

@@ -12,8 +12,8 @@ from backends.single import Single
 from backends.world import World
 from bench.measure.phases import PhaseClock
 from bench.perturbed import take_steps
-from tests.exchange.worker import ACCUMULATION, Net, batches
 from tests.parity.cases import Quiet
+from tests.parity.exchange import ACCUMULATION, Net, batches
 
 ALLOWED = 0.1  # of the shortest step there is: three layers of 32 values
 

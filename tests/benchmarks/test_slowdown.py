@@ -11,7 +11,7 @@ from bench import aa, pairwise
 from tests.faults.conftest import environment, refused
 
 SCRIPT, SHARE = Path(__file__).parents[1] / "slowed.py", 0.05
-FLAGS = ["--backend", "single", "--steps", 10, "--warmup", 1, "--proof-steps", 0]
+FLAGS = ["--backend", "single", "--steps", 20, "--warmup", 1, "--proof-steps", 0]
 
 
 def test_a_planted_slowdown_of_5_percent_is_found(benchmark: BenchmarkFixture, tmp_path: Path) -> None:

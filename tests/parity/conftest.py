@@ -1,5 +1,6 @@
 """Every engine is started once, by its own launcher, on two ranks; the tests read what it left."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 
 from bench.launch import free_port
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER, TUNED = (Path(__file__).with_name(name) for name in ("worker.py", "tuned.py"))
 BIN = Path(sys.executable).parent
 LAUNCHERS = {
     "single": [sys.executable],
@@ -38,29 +39,50 @@ VARIANTS = {
 }  # label -> backend
 
 
-def launch(backend: str, folder: Path, part: str) -> None:
-    """Run the worker to its end; what it printed is shown if it fails."""
+def launch(backend: str, *words: object) -> None:
+    """Run a script to its end on the ranks of a backend; what it printed is shown if it fails."""
     env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     if os.geteuid() == 0:
         env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    command = [str(word) for word in [*LAUNCHERS[backend.removesuffix("-3")], WORKER, backend, folder, part]]
+    command = [str(word) for word in [*LAUNCHERS[backend.removesuffix("-3")], *words]]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, cwd=WORKER.parents[2])
     assert ended.returncode == 0, f"{' '.join(command)}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """trained(label, kind) -> what the worker kept; each backend is launched at most once for each of its two parts."""
+def ensured(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """ensured(backend, part) -> folder of what the worker kept; each backend is launched at most once for each of its parts."""
     folder = tmp_path_factory.mktemp("parity")
 
     @lru_cache(None)
-    def ensure(backend: str, part: str) -> None:
+    def ensure(backend: str, part: str) -> Path:
+        if part == "alone":
+            launch(backend.partition("-")[0], TUNED, backend, folder)
+            return folder
         if part == "second":
             ensure(backend, "first")
-        launch(backend, folder, part)
+        launch(backend, WORKER, backend, folder, part)
+        return folder
+
+    return ensure
+
+
+@pytest.fixture(scope="session")
+def trained(ensured: Any) -> Any:
+    """trained(label, kind) -> what was kept of the cases: nothing, "faults" or "resumed"."""
 
     def read(label: str, kind: str = "") -> Any:
-        ensure(VARIANTS.get(label, label), "second" if kind == "resumed" else "first")
+        folder = ensured(VARIANTS.get(label, label), "second" if kind == "resumed" else "first")
         return torch.load(folder / f"{label}{'.' if kind else ''}{kind}.pt", weights_only=True)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def found(ensured: Any) -> Any:
+    """found(label, kind) -> what was kept for other tests, "held" or "exchange"."""
+
+    def read(label: str, kind: str) -> Any:
+        return json.loads((ensured(VARIANTS[label], "second") / f"{label}.{kind}.json").read_text())
 
     return read

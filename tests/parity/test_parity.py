@@ -8,6 +8,8 @@ from tests.parity.cases import CASES, difference
 from tests.parity.conftest import VARIANTS
 from tests.parity.planted import FAULTS
 
+pytestmark = pytest.mark.timeout(600)  # the first test of a backend waits for both of its launches
+
 LOSS, PARAMETER = 1e-6, 1e-6  # relative, absolute: a few roundings of fp32, whose step is 6e-8
 # AdamW divides by the root of squared gradients: where a gradient is near zero, rounding may turn its whole step around.
 ADAMW_LOSS, ADAMW_PARAMETER = 1e-5, 1e-4

@@ -1,4 +1,7 @@
-"""What each rank does under its launcher for test_tuned.py: `tuned.py BACKEND FOLDER` trains two steps under each setting."""
+"""What each rank does for test_tuned.py: two steps under each setting. `tuned.py PART FOLDER` is that alone.
+
+Alone for Horovod, which reads its environment once a process.
+"""
 
 import os
 import sys
@@ -15,6 +18,7 @@ import torch.distributed as dist
 
 import backends
 from backends.base import Backend, trained
+from backends.ring.transport import Links
 from backends.tuning import Tuning
 from backends.world import World
 from bench.workload import optimizer_factory
@@ -48,7 +52,12 @@ TRIED: dict[str, dict[str, tuple[Case, Settings]]] = {
     },
     "horovod": {"bucket and cycle": (SGD, {}), "fused": FUSED, "fp16": HALF},
     "horovod-autotune": {"autotune": (SGD, {})},
-    "ring": {"bucket": (SGD, {"own_bucket_mb": 0.1}), "fused": FUSED},
+    "ring": {
+        "bucket": (SGD, {"own_bucket_mb": 0.1}),
+        "fused": FUSED,
+        "fp16": HALF,
+        "bf16": (SGD, {"compression": "bf16"}),
+    },
     "deepspeed": {
         "zero-2 bucket": (SGD, {"zero_stage": 2, "own_bucket_mb": 0.1}),
         "zero-2 no overlap": (SGD, {"zero_stage": 2, "overlap_comm": False}),
@@ -56,8 +65,8 @@ TRIED: dict[str, dict[str, tuple[Case, Settings]]] = {
         "zero-1 fused": (ADAMW, {"zero_stage": 1, "fused_optimizer": True}),
         "zero-1 fp16": (SGD, {"zero_stage": 1, "compression": "fp16"}),
         "zero-0 fp16": (SGD, {"zero_stage": 0, "compression": "fp16"}),
-        "zero-3 no reshard": (SGD, {"zero_stage": 3, "reshard": False}),  # last: it replaces torch's linear function
     },
+    "deepspeed-3": {"zero-3 no reshard": (SGD, {"zero_stage": 3, "reshard": False})},
 }
 
 
@@ -73,32 +82,34 @@ class Wire:
 
         def counted(*arguments: Any, **named: Any) -> Any:
             tensor = arguments[place] if len(arguments) > place else named.get("input", named.get("tensor"))
-            if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float16:
+            if isinstance(tensor, torch.Tensor) and tensor.dtype in (torch.float16, torch.bfloat16):
                 self.half_bytes += tensor.nbytes
             return real(*arguments, **named)
 
         setattr(owner, name, counted)
 
 
-def watch() -> Wire:
-    """Count what the engines' gradients go through."""
+def watch(name: str) -> Wire:
+    """Count what an engine's gradients go through."""
     wire = Wire()
     wire.count(dist, "all_reduce")
     wire.count(dist, "reduce_scatter_single", 1)  # what FSDP2 calls
-    if sys.argv[1].startswith("horovod"):
+    if name == "ring":
+        wire.count(Links, "send", 1)  # half of each buffer in each phase, on two ranks
+    if name == "horovod":
         import horovod.torch.optimizer as hooks
 
         wire.count(hooks, "allreduce_async_")
     return wire
 
 
-def one(backend: Backend, wire: Wire, case: Case, settings: Settings) -> dict[str, Any]:
+def one(backend: Backend, wire: Wire, fixed: Settings, case: Case, settings: Settings) -> dict[str, Any]:
     """Losses, parameters, and 16-bit bytes of each step, under one setting."""
     told = {name: value for name, value in settings.items() if name not in ("zero_stage", "accumulation")}
     accumulation = settings.get("accumulation", 1 if backend.world.size == 1 else cases.ACCUMULATION)
     config = cases.engine_config(backend.world, case, accumulation, zero_stage=settings.get("zero_stage", 2))
     backend.release()
-    backend.config = replace(config, tuning=Tuning(**FIXED.get(sys.argv[1], {}), **told))
+    backend.config = replace(config, tuning=Tuning(**fixed, **told))
     make = optimizer_factory(
         case.optimizer,
         lr=case.lr,
@@ -119,17 +130,22 @@ def one(backend: Backend, wire: Wire, case: Case, settings: Settings) -> dict[st
     }
 
 
+def tasks(backend: Backend, part: str, folder: Path) -> None:
+    """All that is asked of a backend; it is left without a model."""
+    wire, fixed = watch(backend.name), FIXED.get(part, {})
+    found = {name: one(backend, wire, fixed, case, settings) for name, (case, settings) in TRIED.get(part, {}).items()}
+    cases.write(folder / f"{part}.tuned.pt", found, backend)
+    backend.release()
+
+
 def main() -> None:
     """One rank."""
     torch.set_num_threads(1)
     part, folder = sys.argv[1], Path(sys.argv[2])
     world = World.from_env()
-    config = cases.engine_config(world, SGD, 1 if world.size == 1 else cases.ACCUMULATION)
-    config = replace(config, tuning=Tuning(**FIXED.get(part, {})))
+    config = replace(cases.engine_config(world, SGD, cases.ACCUMULATION), tuning=Tuning(**FIXED[part]))
     backend = backends.load(part.partition("-")[0])(world, config)
-    wire = watch()
-    found = {name: one(backend, wire, case, settings) for name, (case, settings) in TRIED[part].items()}
-    cases.write(folder / f"{part}.pt", found, backend)
+    tasks(backend, part, folder)
     backend.gather(None)
     backend.close()
 

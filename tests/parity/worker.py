@@ -1,4 +1,6 @@
-"""What each rank does under its launcher: `worker.py BACKEND FOLDER first` trains everything, `... second` goes on from checkpoints."""
+"""What each rank does under its launcher: `worker.py PART FOLDER first` trains all cases; `... second`, a new process, goes on
+from the checkpoints and does what the other tests of engines ask for: a launch costs more than they do.
+"""
 
 import os
 import sys
@@ -14,7 +16,7 @@ import torch
 import backends
 from backends.base import Backend
 from backends.world import World
-from tests.parity import cases
+from tests.parity import cases, exchange, held, tuned
 from tests.parity.cases import CASES
 from tests.parity.planted import FAULTS, deepspeed_default_clipping_refused
 
@@ -58,7 +60,7 @@ def first(backend: Backend, folder: Path) -> None:
             backend.release()
             backend.config = cases.engine_config(backend.world, case, accumulation, **settings)
             found[name] = cases.result(backend, case)
-        held = backend.gather(sharded_values(backend))
+        shares = backend.gather(sharded_values(backend))
         backend.release()
         backend.config = cases.engine_config(backend.world, CASES["adamw"], accumulation, **settings)
         cases.setup(backend, CASES["adamw"])
@@ -66,7 +68,7 @@ def first(backend: Backend, folder: Path) -> None:
         backend.save(folder / f"{label}.checkpoint")
         losses = cases.run(backend, 3)
         straight = {"losses": losses, "state": backend.full_state(), "steps": backend.steps}
-        cases.write(folder / f"{label}.pt", {"cases": found, "straight": straight, "held": held}, backend)
+        cases.write(folder / f"{label}.pt", {"cases": found, "straight": straight, "held": shares}, backend)
         if label in ("ddp", "horovod", "ring", "zero-1"):
             faulty = {}
             for name, (case_name, fault) in FAULTS[backend.name].items():
@@ -91,6 +93,11 @@ def second(backend: Backend, folder: Path) -> None:
         losses = cases.run(backend, 3)
         content = {"losses": losses, "state": backend.full_state(), "steps": backend.steps}
         cases.write(folder / f"{label}.resumed.pt", content, backend)
+    held.tasks(backend, sys.argv[1], folder)
+    if sys.argv[1] not in tuned.FIXED:
+        tuned.tasks(backend, sys.argv[1], folder)
+    if sys.argv[1] != "ring-torch":
+        exchange.tasks(backend, sys.argv[1], folder)
 
 
 def main() -> None:
@@ -101,6 +108,8 @@ def main() -> None:
     accumulation = 1 if world.size == 1 else cases.ACCUMULATION
     backend = backends.load(name)(world, cases.engine_config(world, CASES["sgd"], accumulation))
     {"first": first, "second": second}[part](backend, folder)
+    if name == "single":
+        tuned.tasks(backend, name, folder)
     backend.gather(None)
     backend.close()
 

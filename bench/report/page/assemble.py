@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from bench.derived import NOTHING, Stated
-from bench.report import costs, look, quality, scaling, table
+from bench.report import look, quality, scaling, table
 from bench.report.page.figure import Record
 from bench.report.page.raw import Shelf
 from bench.report.page.scale import scales
@@ -78,7 +78,6 @@ def render(
         scales=scales(groups), scaling=scaling,
         caption=table.caption, detected_caption=quality.CAPTION,
         state_headings=HEADINGS,
-        meant_headings=[heading.replace("\n", " ") for heading in costs.HEADINGS],
         detected_headings=["engine", "ranks", *(heading.replace("\n", " ") for heading, _, _ in quality.COLUMNS)],
     )  # fmt: skip
 

@@ -60,6 +60,7 @@ class Section:
     key: Mapping[str, Mark]
     detected: Sequence[Sequence[str]]
     images: int | None
+    meant_headings: Sequence[str]
     meant: Sequence[Sequence[str]]
     meaning: Sequence[str]
     cautions: Sequence[str]
@@ -102,6 +103,7 @@ def section(
     environment = facts.environment(runs)
     figures = FIGURES + (ON_REQUEST if any(record.get("curve") for record in runs) else ())
     files = verdicts.by_file([record for entry in entries for record in entry.done])
+    headings, meant = costs.lines(group, files, stated)
     return Section(
         ident=ident,
         group=group,
@@ -112,7 +114,8 @@ def section(
         key={entry.row.label: _mark(entry.row.label) for entry in entries},
         detected=[quality.cells(entry.row) for entry in evaluated],
         images=evaluated[0].row.evaluations[0]["text"]["images"] if evaluated else None,
-        meant=costs.lines(group, files, stated),
+        meant_headings=[heading.replace("\n", " ") for heading in headings],
+        meant=meant,
         meaning=costs.caption(group, files, stated),
         cautions=facts.cautions(entries, environment),
         unmeasured=facts.unmeasured(entries),

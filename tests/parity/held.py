@@ -1,20 +1,13 @@
-"""What each rank holds when all gradients exist: `torchrun ... held.py FILE ENGINE...` writes [engine, rule, rank, held, derived]."""
+"""What each rank does for test_held.py: what it holds when all gradients exist; rank 0 writes [rule, rank, held, derived]."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import NamedTuple
-
-os.environ["OMP_NUM_THREADS"] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor, nn
 
-import backends
 from backends.base import Backend, EngineConfig
-from backends.world import World
 from bench.loop import train
 from bench.measure.clock import Clock
 from bench.measure.memory import bytes_held
@@ -22,6 +15,12 @@ from bench.memory_model import Shapes, derived
 from bench.workload import optimizer_factory
 
 ACCUMULATION = 2
+LABELS = {
+    "ddp": {"ddp": 2},
+    "fsdp": {"fsdp": 2},
+    "deepspeed": {"zero-1": 1, "zero-2": 2},
+    "deepspeed-3": {"zero-3": 3},
+}  # part -> label -> ZeRO stage
 
 
 class Out(NamedTuple):
@@ -70,27 +69,17 @@ def one(backend: Backend, label: str, rule: str) -> tuple[dict[str, int], dict[s
     return looks[-1], derived(label, shapes, optimizer=rule, rank=world.rank, ranks=world.size)
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    world, file, found = World.from_env(), Path(sys.argv[1]), []
-    backend: Backend | None = None
-    for label in sys.argv[2:]:
-        name, _, stage = label.replace("zero", "deepspeed").partition("-")
-        config = EngineConfig(
-            accumulation=ACCUMULATION, micro_batch=2, bucket_mb=0.01, zero_stage=int(stage or 2), timeout_s=60
-        )
-        backend = backend or backends.load(name)(world, config)
-        backend.config = config
+def tasks(backend: Backend, part: str, folder: Path) -> None:
+    """All that is asked of a backend; it is left without a model."""
+    for label, stage in LABELS.get(part, {}).items():
+        found = []
         for rule in ("sgd", "adamw"):
-            for rank, (held, model) in enumerate(backend.gather(one(backend, label, rule))):
-                found.append([label, rule, rank, held, model])
             backend.release()
-    assert backend is not None
-    if world.rank == 0:
-        file.write_text(json.dumps(found))
-    backend.gather(None)
-    backend.close()
-
-
-if __name__ == "__main__":
-    main()
+            backend.config = EngineConfig(
+                accumulation=ACCUMULATION, micro_batch=2, bucket_mb=0.01, zero_stage=stage, timeout_s=60
+            )
+            for rank, (held, model) in enumerate(backend.gather(one(backend, label, rule))):
+                found.append([rule, rank, held, model])
+        if backend.world.rank == 0:
+            (folder / f"{label}.held.json").write_text(json.dumps(found))
+    backend.release()

@@ -1,8 +1,6 @@
-"""One rank of the tests of steps without exchange: `worker.py BACKEND FOLDER`; rank 0 writes what came out, by label."""
+"""What each rank does for test_exchange.py: steps without exchange, and with a slow wire; rank 0 writes it, by label."""
 
 import json
-import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,17 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import SGD
 
-import backends
 from backends.base import Backend, EngineConfig
-from backends.world import World
 from bench.loop import train
 from bench.measure.clock import Clock
 from bench.perturbed import perturbed
@@ -158,34 +151,24 @@ def lateness(backend: Backend) -> dict[str, Any]:
     return waited
 
 
-def main() -> None:
-    """One rank."""
-    torch.set_num_threads(1)
-    asked, folder = sys.argv[1], Path(sys.argv[2])
-    name = asked.partition("-")[0]
-    world = World.from_env()
-    told = EngineConfig(accumulation=ACCUMULATION, micro_batch=4, clip_norm=0.1, timeout_s=60)
-    backend = backends.load(name)(world, told)
+def tasks(backend: Backend, part: str, folder: Path) -> None:
+    """All that is asked of a backend; it is left without a model."""
     if dist.is_initialized():
         WIRES["gloo"] = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
-    for label, stage in STAGES.get(asked, {asked: 2}).items():
+    for label, stage in STAGES.get(part, {part: 2}).items():
         backend.release()
-        backend.config = EngineConfig(**{**vars(told), "zero_stage": stage})
+        backend.config = EngineConfig(
+            accumulation=ACCUMULATION, micro_batch=4, clip_norm=0.1, timeout_s=60, zero_stage=stage
+        )
         backend.setup(Net(), lambda params: SGD(params, lr=0.01))
         train(backend, batches, steps=3, accumulation=ACCUMULATION, clock=Clock(backend.device), watch=Quiet())
         found = {"plain": measured(backend), "late": lateness(backend)}
-        found["gathered"] = backend.gather(world.rank)
-        if name in ("ring", "ddp", "horovod"):
+        found["gathered"] = backend.gather(backend.world.rank)
+        if backend.name in ("ring", "ddp", "horovod"):
             with slow_wire(backend):
                 found["slow"] = measured(backend)
-        everyone = backend.gather(found["late"])
-        found["late"] = everyone[0]
-        if world.rank == 0:
-            (folder / f"{label}.json").write_text(json.dumps(found))
-    backend.gather(None)
+        found["late"] = backend.gather(found["late"])[0]
+        if backend.world.rank == 0:
+            (folder / f"{label}.exchange.json").write_text(json.dumps(found))
+    backend.release()
     WIRES.clear()  # a group that is still referred to ends its threads while the interpreter is already leaving
-    backend.close()
-
-
-if __name__ == "__main__":
-    main()

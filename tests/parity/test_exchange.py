@@ -1,51 +1,16 @@
 """Steps without exchange, of every engine on two ranks: nothing travels, and a planted slow wire is found again."""
 
-import json
-import os
-import subprocess
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from bench import exposed
-from tests.exchange.worker import ACCUMULATION, STEPS, WAIT, WIRE
-from tests.parity.conftest import BIN, LAUNCHERS
+from tests.parity.exchange import ACCUMULATION, STEPS, WAIT, WIRE
 
-WORKER = Path(__file__).with_name("worker.py")
-LABELS = {
-    "ddp": "ddp",
-    "fsdp": "fsdp",
-    "ring": "ring",
-    "horovod": "horovod",
-    "zero-0": "deepspeed",
-    "zero-1": "deepspeed",
-    "zero-2": "deepspeed",
-    "zero-3": "deepspeed-3",
-}
+pytestmark = pytest.mark.timeout(600)  # the first test of a backend waits for both of its launches
 
-
-@pytest.fixture(scope="session")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """found(label): what the worker wrote; each backend is launched once."""
-    folder = tmp_path_factory.mktemp("exchange")
-    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    if os.geteuid() == 0:
-        env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-
-    @lru_cache(None)
-    def launched(backend: str) -> None:
-        command = [str(word) for word in [*LAUNCHERS[backend.removesuffix("-3")], WORKER, backend, folder]]
-        ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, cwd=WORKER.parents[2])
-        assert ended.returncode == 0, f"{ended.stdout[-2000:]}\n{ended.stderr[-4000:]}"
-
-    def read(label: str) -> Any:
-        launched(LABELS[label])
-        return json.loads((folder / f"{label}.json").read_text())
-
-    return read
+LABELS = ("ddp", "fsdp", "ring", "horovod", "zero-0", "zero-1", "zero-2", "zero-3")
 
 
 def median(result: Any) -> float:
@@ -67,17 +32,17 @@ def best(result: Any) -> float:
 @pytest.mark.parametrize("label", LABELS)
 def test_without_exchange_nobody_waits_for_anybody(found, label):
     """The last rank sleeps in each step: with the exchange the first one waits for it, without it does not."""
-    late = found(label)["late"]
+    late = found(label, "exchange")["late"]
     for turn in ("before", "after"):
         assert sum(late[turn]) > 1.5 * WAIT, f"{turn}: the exchange was not there"
     assert min(late["inside"]) < WAIT / 2
     assert late["sent"] in (None, 0)
-    assert found(label)["gathered"] == [0, 1]
+    assert found(label, "exchange")["gathered"] == [0, 1]
 
 
 @pytest.mark.parametrize("label", LABELS)
 def test_both_kinds_of_step_are_taken_and_the_model_stays(found, label):
-    result = found(label)["plain"]
+    result = found(label, "exchange")["plain"]
     assert result["unchanged"]
     assert sorted(result["exposed"]["order"]) == [exposed.WITH] * 2 + [exposed.WITHOUT] * 2
     assert len(result["exposed"]["ranks"]) == len(result["phases"]["ranks"]) == 2
@@ -93,7 +58,7 @@ def test_both_kinds_of_step_are_taken_and_the_model_stays(found, label):
 @pytest.mark.parametrize("label", ["ddp", "ring", "horovod"])
 def test_a_slow_wire_is_found_to_its_length(found, label):
     """Its own length at least (less 5 %), and at most half as much again in the least disturbed steps."""
-    plain, slow = found(label)["plain"], found(label)["slow"]
+    plain, slow = found(label, "exchange")["plain"], found(label, "exchange")["slow"]
     assert median(slow) > 0.95 * WIRE
     assert 0.95 * WIRE < best(slow) < 1.5 * WIRE
     assert best(plain) < WIRE / 2
