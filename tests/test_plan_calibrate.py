@@ -104,6 +104,15 @@ def test_a_row_whose_compute_was_too_short_to_hide_behind_says_nothing_of_what_i
     assert found.hidden["ddp"].value == pytest.approx(0.6, abs=1e-6)
 
 
+def test_collectives_that_contradict_the_runs_are_told():
+    """A channel a hundred times slower than what the runs exchanged over: no compute is long enough to hide the difference."""
+    crawl = channel(Channel((Line(3e-2, 2e-7),)))
+    notes = calibrate(rows(), cores=2, channels={"intra": crawl}, source="made").notes
+    assert "faster than the measured collectives allow" in notes[-1]
+    fine = calibrate(rows(), cores=2, channels={"intra": channel()}, source="made").notes
+    assert "faster than" not in " ".join(fine)
+
+
 def test_an_engine_that_takes_longer_than_its_channel_has_calls_that_nothing_hides():
     slow = [
         replace(row, communication_s=row.communication_s + 0.05, step_s=row.step_s + 0.05 * (row.ranks > 1))

@@ -83,13 +83,17 @@ def _hidden(rows: Sequence[Seen], constants: Constants) -> tuple[Constants, list
     hidden: dict[str, list[float]] = {}
     bound: dict[str, list[float]] = {}  # where all the compute there is hides something, more could hide
     called: dict[str, list[float]] = {}
+    slow: list[str] = []
     for row in rows:
         parts = communication(row.work, row.engine, row.ranks, _fabric(row, constants))
         taken, under = sum(parts.values()), sum(parts.values()) - parts["after"]
         calls = sum(each.times for each in _exchanges(row))
         shows = row.communication_s or 0.0
         gone = under - (shows - parts["after"])
-        if under and gone < FULL * _room(row, parts, constants):
+        room = _room(row, parts, constants)
+        if gone > room / FULL:
+            slow.append(f"{row.engine} x{row.ranks}")
+        if under and gone < FULL * room:
             hidden.setdefault(row.engine, []).append(min(1.0, max(0.0, gone / under)))
         elif under:
             bound.setdefault(row.engine, []).append(min(1.0, gone / under))
@@ -101,7 +105,13 @@ def _hidden(rows: Sequence[Seen], constants: Constants) -> tuple[Constants, list
         call_s={engine: _mean(values) for engine, values in called.items()},
     )
     few = [engine for engine, values in hidden.items() if len(values) == 1]
-    return found, [f"hidden, call_s of {', '.join(few)}: one row each, so no error"] if few else []
+    notes = [f"hidden, call_s of {', '.join(few)}: one row each, so no error"] if few else []
+    if slow:
+        notes.append(
+            f"{', '.join(slow)}: exchanged faster than the measured collectives allow, all compute beside it hiding some; "
+            "they were measured under another load: measure them again, or leave them out"
+        )
+    return found, notes
 
 
 def _room(row: Seen, parts: Mapping[str, float], constants: Constants) -> float:
