@@ -114,7 +114,7 @@ def _sweeps() -> Table:
                 )
                 for at in range(1, len(points) - 1)
             ]
-            name = family.removesuffix("AR") + (f", {nodes} nodes" if nodes else ", 1 node")
+            name = family.removesuffix("AR") + f", {nodes or 1} node" + ("s" if (nodes or 1) > 1 else "")
             drawn.add_row(
                 name, str(len(points)), str(regimes), f"{statistics.median(errors):.1%}", f"{max(errors):.1%}"
             )
