@@ -4,6 +4,7 @@ import io
 import json
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from backends.ring.pipeline import scratch_values
+from backends.ring.transport import QueueTransport
 from bench import processes
-from bench.collectives import catalog, command, figure, kept, nccl, pattern, summary, table
+from bench.collectives import catalog, command, figure, kept, nccl, own, pattern, summary, table
 from bench.collectives.catalog import LIBRARIES, OPERATIONS, Library
 from bench.collectives.hall import Hall
 from bench.collectives.measure import Cell, measure
@@ -367,6 +370,33 @@ def test_what_a_library_lacks_is_a_row_with_a_reason(library: Library, monkeypat
     last = rows[-len(OPERATIONS) :]
     assert [row["operation"] for row in last] == list(OPERATIONS)
     assert {row["operation"]: row["rounds_reason"] for row in last if row["rounds"] is None} == dict(library.lacks)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("operation", "schedule"),
+    [("all_reduce", ""), ("reduce_scatter", ""), ("all_gather", ""), *(("all_reduce", name) for name in own.SCHEDULES)],
+)
+def test_the_rings_messages_leave_every_result_where_it_is_looked_for(operation: str, schedule: str, ranks: int):
+    """Ranks are threads, over queues; in the rest it is the library that a pool has."""
+    length = 24_000
+
+    def work(links: QueueTransport) -> int:
+        ring = object.__new__(own.MessageRing)
+        ring.links, ring.schedule, ring.rank, ring.size = links, schedule, links.rank, ranks
+        ring.scratch = torch.zeros(scratch_values(length, ranks, 4))
+        whole, part = torch.zeros(length), torch.zeros(length // ranks)
+        pattern.fill(whole, pattern.tile(links.rank))
+        run, result = ring.call(operation, whole, part)
+        run()
+        parts = pattern.expected(operation, length, links.rank, ranks)
+        scattered = operation == "reduce_scatter"
+        assert result is not None
+        assert len(result) == (length // ranks if scattered else length)
+        return sum(pattern.wrong(result if scattered else result[cut], values, cut.start) for cut, values in parts)
+
+    with ThreadPoolExecutor(ranks) as pool:
+        assert list(pool.map(work, QueueTransport.links(ranks))) == [0] * ranks
 
 
 # --- real pools
