@@ -57,8 +57,9 @@ def frame(
 
     samples_per_s and step_s are medians of the slowest rank's steps, *_low and *_high the ends of their bootstrap 95 %
     interval. A run that is void has none: its raw samples are in `record`. *_bytes are of the largest rank, at_peak_* of the
-    one with the highest peak. exposed_s: communication that shows in a step's length. Metrics of an evaluation are macro means over classes, fractions of 1, `text_*` and `bank_*` for the two ways of looking. `config.*`
-    are the settings under the names of bench/config.py.
+    one with the highest peak. exposed_s: communication that shows in a step's length. Metrics of an evaluation are macro
+    means over classes, fractions of 1, `text_*` and `bank_*` for the two ways of looking. `config.*` are the settings under
+    the names of bench/config.py.
     """
     judges = {experiment: against(reference) for experiment, reference in references(records).items()}
     nobody = against(None)

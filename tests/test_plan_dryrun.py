@@ -1,5 +1,6 @@
 """The real model on fake tensors: against the closed form, against what real ranks held, and what it refuses."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from bench.config import ConfigError
 from bench.plan import measured
 from bench.plan.dryrun import dry_run
 from bench.plan.memory import predict
-from bench.plan.network import anomaly
+from bench.plan.network import Anomaly, anomaly
 from bench.plan.setup import Setup
 from bench.plan.transformer import Transformer
+from model import preset
 
 RESULTS = Path(__file__).parents[1] / "results" / "reference"
 
@@ -45,7 +47,8 @@ def test_the_closed_form_is_within_one_percent_of_the_dry_run(reference):
 
 
 def test_at_64_ranks_nobody_has_to_be_there():
-    network, how = anomaly("tiny", text_tokens=64, answer_tokens=16), setup("fsdp", 64)
+    config = dataclasses.replace(preset("tiny"), vision_blocks=4, taps=(1, 2, 3, 4), llm_layers=2, text_blocks=1)
+    network, how = Anomaly(config=config, text_tokens=64, answer_tokens=16), setup("fsdp", 64)
     found = dry_run(network, how)
     assert found.parts["Sharded Param"] == predict(network, how).parameters
     assert predict(network, how).peak == pytest.approx(found.total, rel=0.01)
