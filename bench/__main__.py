@@ -91,7 +91,7 @@ def expected() -> tuple[type[Exception], ...]:
     """Errors that say what the user should change. A module that is not loaded can't have raised its own."""
     named = {
         "bench.config": "ConfigError",
-        "bench.launch": "LaunchFailed",
+        "bench.launchers": "LaunchFailed",
         "bench.matrix": "MatrixError",
         "bench.comparison": "ComparisonError",
         "bench.report.load": "Unreadable",

@@ -7,7 +7,7 @@ from typing import Any
 
 import tyro
 
-from bench import launch, machine, matrix, pairwise, ranktest
+from bench import launch, launchers, machine, matrix, pairwise, ranktest
 from bench.config import ConfigError, Measure, Output, RunConfig, Training
 from bench.pairwise import Pair
 from bench.report import load
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = tyro.cli(AA, args=argv, prog="ringzero aa")
     if asked.comparisons < 1 or asked.repeats < ranktest.needed(1):
         raise ConfigError(f"--comparisons must be at least 1 and --repeats at least {ranktest.needed(1)}")
-    if why := launch.unavailable(config(asked)):
+    if why := launchers.unavailable(config(asked)):
         raise ConfigError(f"{asked.engine} can't run here: {why}")
     for line in machine.warnings(machine.look()):
         print(f"! {line}")

@@ -32,6 +32,7 @@ class Launch:
 def launch(argv: Sequence[str] | None = None) -> int:
     """Returns 0 where the record says `done`, else 1."""
     from bench import launch as start
+    from bench import launchers
     from bench.report import load
     from bench.report.rows import cause
 
@@ -43,7 +44,7 @@ def launch(argv: Sequence[str] | None = None) -> int:
     else:
         asked = tyro.cli(Launch, args=words, prog="ringzero launch", config=settings)
     if asked.dry_run:
-        print(start.command(asked.run, asked.ranks))
+        print(launchers.command(asked.run, asked.ranks))
         return 0
 
     def echo(text: str) -> None:

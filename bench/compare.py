@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.text import Text
 
 from bench import comparison as kept
-from bench import launch, lock, matrix
+from bench import launch, launchers, lock, matrix
 from bench import resume as resuming
 from bench.announce import good, show_end, show_plan, verdict_of
 from bench.comparison import Comparison, ComparisonError
 from bench.config import ConfigError, RunConfig
-from bench.launch import LIMIT_S, LaunchFailed
+from bench.launch import LIMIT_S
+from bench.launchers import LaunchFailed
 from bench.matrix import REFERENCE, Cell, Matrix
 from bench.record import now
 from bench.report import load
@@ -57,7 +58,7 @@ class Compare:
 
 def available(plan: Sequence[Cell]) -> tuple[list[Cell], dict[str, str]]:
     """The runs whose engine is installed, and why others are not. Raises LaunchFailed where `single` is not."""
-    missing = {cell.label: why for cell in plan if (why := launch.unavailable(cell.config))}
+    missing = {cell.label: why for cell in plan if (why := launchers.unavailable(cell.config))}
     if REFERENCE in missing:
         raise LaunchFailed(
             f"{REFERENCE}, the run that all others are verified against, can't run here: {missing[REFERENCE]}"
@@ -147,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_plan(console, chosen, plan, missing, seed)
     if asked.dry_run:
         for cell in plan:
-            console.print(str(launch.command(cell.config, cell.ranks)), soft_wrap=True, style="dim", markup=False)
+            console.print(str(launchers.command(cell.config, cell.ranks)), soft_wrap=True, style="dim", markup=False)
         return 0
     return take(asked, console, chosen, plan, seed, missing, None)
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from backends.build import installed
 from bench import machine
 from bench.config import Engine, RunConfig
-from bench.launch import MODULES, executable, launcher, unavailable
+from bench.launchers import MODULES, executable, launcher, unavailable
 from bench.surroundings import builds
 
 PACKAGES = {"mpi4py": "mpi4py", "deepspeed": "deepspeed", "horovod": "horovod", "torch": "torch"}

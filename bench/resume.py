@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import comparison, environment, launch, machine, processes
+from bench import comparison, environment, launch, launchers, machine, processes
 from bench.comparison import SUFFIX, Comparison, ComparisonError
 from bench.failed import End
 from bench.launch import INCOMING
@@ -114,7 +114,7 @@ def _sweep(folder: Path, plan: Sequence[Cell], results: Path) -> Path | None:
         return None
     began = datetime.fromtimestamp(folder.stat().st_ctime, UTC).isoformat(timespec="seconds")
     config = dataclasses.replace(cell.config, output=dataclasses.replace(cell.config.output, results=results))
-    path = launch.keep(folder, config, cell.ranks, launch.command(config, cell.ranks), CUT, began, place)
+    path = launch.keep(folder, config, cell.ranks, launchers.command(config, cell.ranks), CUT, began, place)
     return path if load.read(path)["status"] != "done" else None
 
 

@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from bench import launch, machine, matrix, ranktest
+from bench import launch, launchers, machine, matrix, ranktest
 from bench.comparison import stamp
 from bench.config import ConfigError, RunConfig
 from bench.launch import LIMIT_S
@@ -69,7 +69,7 @@ def request(asked: Tune, chosen: Matrix) -> tuple[Request, dict[str, str]]:
     bases = {engine: space.base(engine, chosen.config) for engine in wanted}
     for config in bases.values():
         config.micro_batch(ranks)
-    missing = {engine: why for engine, config in bases.items() if (why := launch.unavailable(config))}
+    missing = {engine: why for engine, config in bases.items() if (why := launchers.unavailable(config))}
     engines = tuple(engine for engine in wanted if engine not in missing)
     if not engines:
         raise ConfigError(f"no engine to tune: {'; '.join(missing.values()) or 'the matrix has none'}")

@@ -7,7 +7,7 @@ import pytest
 from bench import matrix
 from bench.announce import paired
 from bench.flags import parse
-from bench.launch import flags
+from bench.launchers import flags
 from bench.matrix import Cell, Matrix, MatrixError
 
 

@@ -351,7 +351,7 @@ def test_a_library_that_takes_its_pool_down_is_recorded_and_the_others_go_on(mon
 def test_what_is_missing_says_what_to_type(monkeypatch):
     asked = plan("mpi", "horovod-gloo")
     monkeypatch.setattr(catalog, "find_spec", lambda name: None if name == "horovod" else object())
-    monkeypatch.setattr(catalog.launch, "executable", lambda name: None if name == "mpirun" else name)
+    monkeypatch.setattr(catalog.launchers, "executable", lambda name: None if name == "mpirun" else name)
     with Hall(asked, lambda name, wanted: pytest.fail("it must not start"), lambda text: None) as hall:
         rows = Cell(asked, hall, "all_reduce", 2, random.Random(0)).rows()
     assert [row["rounds_reason"] for row in rows] == [

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import announce, comparison, launch
+from bench import announce, comparison, launch, launchers
 from bench import compare as comparing
 from bench.__main__ import main
 from bench.comparison import Comparison, ComparisonError
 from bench.config import RunConfig
-from bench.launch import LaunchFailed
+from bench.launchers import LaunchFailed
 from bench.matrix import Matrix
 from bench.report.live import Filling, Lines, clock, view
 from tests import made
@@ -117,7 +117,7 @@ def test_it_is_on_the_disk_after_each_run(tmp_path: Path) -> None:
 
 def test_engines_that_are_not_installed_are_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        launch, "unavailable", lambda config: "no MPI here" if config.engine.backend == "ring" else None
+        launchers, "unavailable", lambda config: "no MPI here" if config.engine.backend == "ring" else None
     )
     plan, missing = comparing.available(MATRIX.plan(1))
     assert missing == {"ring": "no MPI here"}
@@ -125,7 +125,7 @@ def test_engines_that_are_not_installed_are_left_out_with_the_reason(monkeypatch
 
 
 def test_without_the_reference_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "unavailable", lambda config: "no torch here")
+    monkeypatch.setattr(launchers, "unavailable", lambda config: "no torch here")
     with pytest.raises(LaunchFailed, match="no torch here"):
         comparing.available(MATRIX.plan(1))
 
@@ -134,7 +134,7 @@ def test_without_the_reference_nothing_is_compared(monkeypatch: pytest.MonkeyPat
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Runner]]:
     """`ringzero compare` with made-up runs, of a small matrix, into tmp_path."""
     monkeypatch.setattr(
-        launch,
+        launchers,
         "unavailable",
         lambda config: "type: pip install '.[horovod]'" if config.engine.backend == "horovod" else None,
     )

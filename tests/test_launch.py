@@ -13,9 +13,9 @@ import psutil
 import pytest
 import tyro
 
-from bench import launch, processes
+from bench import launch, launchers, processes
 from bench.config import ConfigError, Engine, Measure, Output, RunConfig, Training, Workload
-from bench.launch import Command, LaunchFailed
+from bench.launchers import Command, LaunchFailed
 
 ROOT = Path(__file__).resolve().parents[1]
 SINGLE = RunConfig(engine=Engine(backend="single"))
@@ -64,7 +64,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PIDS", str(pids))
 
     def make(how: str):
-        return lambda config, ranks: Command([sys.executable, str(script), how, *launch.flags(config)])
+        return lambda config, ranks: Command([sys.executable, str(script), how, *launchers.flags(config)])
 
     make.pids = lambda: [int(pid) for pid in pids.read_text().split()]
     return make
@@ -148,11 +148,11 @@ def test_ctrl_c_ends_every_process_and_keeps_the_record(tmp_path: Path, fake) ->
 import signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background has it ignored
-from bench import launch
+from bench import launch, launchers
 from bench.config import Engine, Output, RunConfig
 config = RunConfig(engine=Engine(backend="single"), output=Output(results=Path({str(tmp_path)!r})))
 def build(config, ranks):
-    return launch.Command([sys.executable, {str(tmp_path / "fake.py")!r}, "hangs", *launch.flags(config)])
+    return launchers.Command([sys.executable, {str(tmp_path / "fake.py")!r}, "hangs", *launchers.flags(config)])
 launch.run(config, 1, build=build)
 """
     child = subprocess.Popen([sys.executable, "-c", driver], cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -178,9 +178,9 @@ def test_flags_make_the_configuration_again() -> None:
             output=Output(results=Path("a b"), save=Path("c")),
         ),
     ):
-        again = tyro.cli(RunConfig, args=launch.flags(made), config=(tyro.conf.OmitArgPrefixes,))
+        again = tyro.cli(RunConfig, args=launchers.flags(made), config=(tyro.conf.OmitArgPrefixes,))
         assert again == made
-    assert launch.flags(SINGLE) == ["--backend", "single"]  # nothing that is the default
+    assert launchers.flags(SINGLE) == ["--backend", "single"]  # nothing that is the default
 
 
 EXPECTED = {
@@ -195,30 +195,30 @@ EXPECTED = {
 
 @pytest.mark.parametrize("backend", EXPECTED)
 def test_each_engine_has_its_own_launcher(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "unavailable", lambda config: None)
-    monkeypatch.setattr(launch, "executable", lambda name: f"/venv/bin/{name}")
-    monkeypatch.setattr(launch, "free_port", lambda: 12345)
-    monkeypatch.setattr(launch, "slots", lambda: 2)
-    made = launch.command(RunConfig(engine=Engine(backend=backend)), 1 if backend == "single" else 2)
+    monkeypatch.setattr(launchers, "unavailable", lambda config: None)
+    monkeypatch.setattr(launchers, "executable", lambda name: f"/venv/bin/{name}")
+    monkeypatch.setattr(launchers, "free_port", lambda: 12345)
+    monkeypatch.setattr(launchers, "slots", lambda: 2)
+    made = launchers.command(RunConfig(engine=Engine(backend=backend)), 1 if backend == "single" else 2)
     expected = EXPECTED[backend].format(python=sys.executable, bin="/venv/bin", root=ROOT).replace("PORT", "12345")
     assert made.argv == shlex.split(expected)
 
 
 def test_the_ring_over_torch_starts_under_torchrun() -> None:
-    assert launch.launcher(RunConfig(engine=Engine(backend="ring", transport="torch"))) == "torchrun"
+    assert launchers.launcher(RunConfig(engine=Engine(backend="ring", transport="torch"))) == "torchrun"
 
 
 def test_more_ranks_than_slots_are_allowed_explicitly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "unavailable", lambda config: None)
-    monkeypatch.setattr(launch, "slots", lambda: 1)
-    argv = launch.command(RunConfig(engine=Engine(backend="ring")), 2).argv
+    monkeypatch.setattr(launchers, "unavailable", lambda config: None)
+    monkeypatch.setattr(launchers, "slots", lambda: 1)
+    argv = launchers.command(RunConfig(engine=Engine(backend="ring")), 2).argv
     assert argv[argv.index("--map-by") + 1] == ":OVERSUBSCRIBE"
 
 
-@pytest.mark.skipif(launch.executable("mpirun") is None, reason="no mpirun")
+@pytest.mark.skipif(launchers.executable("mpirun") is None, reason="no mpirun")
 def test_mpirun_starts_more_ranks_than_there_are_slots(tmp_path: Path) -> None:
-    ranks = launch.slots() * 2
-    made = launch.command(RunConfig(engine=Engine(backend="ring"), training=Training(global_batch=2 * ranks)), ranks)
+    ranks = launchers.slots() * 2
+    made = launchers.command(RunConfig(engine=Engine(backend="ring"), training=Training(global_batch=2 * ranks)), ranks)
     argv = [
         *made.argv[: made.argv.index(sys.executable)],
         sys.executable,
@@ -231,22 +231,22 @@ def test_mpirun_starts_more_ranks_than_there_are_slots(tmp_path: Path) -> None:
 
 
 def test_only_root_is_told_to_mpirun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "unavailable", lambda config: None)
+    monkeypatch.setattr(launchers, "unavailable", lambda config: None)
     for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
         monkeypatch.delenv(name, raising=False)
     ring = RunConfig(engine=Engine(backend="ring"))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert "OMPI_ALLOW_RUN_AS_ROOT" not in launch.command(ring, 2).env
+    assert "OMPI_ALLOW_RUN_AS_ROOT" not in launchers.command(ring, 2).env
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert launch.command(ring, 2).env["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] == "1"
+    assert launchers.command(ring, 2).env["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] == "1"
 
 
 def test_a_venv_that_nobody_activated_is_on_the_path_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
     beside = str(Path(sys.executable).parent)
-    assert launch.command(SINGLE, 1).env["PATH"] == os.pathsep.join([beside, "/usr/bin"])
+    assert launchers.command(SINGLE, 1).env["PATH"] == os.pathsep.join([beside, "/usr/bin"])
     monkeypatch.setenv("PATH", os.pathsep.join(["/usr/bin", beside]))
-    assert "PATH" not in launch.command(SINGLE, 1).env
+    assert "PATH" not in launchers.command(SINGLE, 1).env
 
 
 def test_programs_beside_the_interpreter_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,21 +257,21 @@ def test_programs_beside_the_interpreter_come_first(tmp_path: Path, monkeypatch:
         program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "system"))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "python"))
-    assert launch.executable("torchrun") == str(tmp_path / "venv" / "torchrun")
+    assert launchers.executable("torchrun") == str(tmp_path / "venv" / "torchrun")
     (tmp_path / "venv" / "torchrun").unlink()
-    assert launch.executable("torchrun") == str(tmp_path / "system" / "torchrun")
+    assert launchers.executable("torchrun") == str(tmp_path / "system" / "torchrun")
 
 
 def test_what_is_missing_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = launch.find_spec
-    monkeypatch.setattr(launch, "find_spec", lambda name: None if name == "horovod" else real(name))
-    why = launch.unavailable(RunConfig(engine=Engine(backend="horovod")))
+    real = launchers.find_spec
+    monkeypatch.setattr(launchers, "find_spec", lambda name: None if name == "horovod" else real(name))
+    why = launchers.unavailable(RunConfig(engine=Engine(backend="horovod")))
     assert why is not None
     assert "python -m backends.build" in why
     with pytest.raises(LaunchFailed, match="horovod can't run here"):
-        launch.command(RunConfig(engine=Engine(backend="horovod")), 2)
-    monkeypatch.setattr(launch, "executable", lambda name: None)
-    assert "mpirun is neither beside" in str(launch.unavailable(RunConfig(engine=Engine(backend="ring"))))
+        launchers.command(RunConfig(engine=Engine(backend="horovod")), 2)
+    monkeypatch.setattr(launchers, "executable", lambda name: None)
+    assert "mpirun is neither beside" in str(launchers.unavailable(RunConfig(engine=Engine(backend="ring"))))
 
 
 def test_a_run_that_can_t_be_is_refused_before_anything_starts(tmp_path: Path) -> None:

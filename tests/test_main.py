@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command
-from bench import launch, matrix
+from bench import launch, launchers, matrix
 from bench.__main__ import COMMANDS, main
 from bench.report import load
 from tests import made
@@ -129,7 +129,7 @@ def test_expected_errors_exist_by_their_names() -> None:
 def test_launch_shows_its_command_and_does_not_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "unavailable", lambda config: None)
+    monkeypatch.setattr(launchers, "unavailable", lambda config: None)
     assert main(["launch", "--ranks", "2", "--backend", "ring", "--steps", "3", "--dry-run"]) == 0
     line = capsys.readouterr().out
     assert "mpirun -np 2 --bind-to none" in line

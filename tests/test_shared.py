@@ -20,7 +20,7 @@ from backends.ring.shared import SMALL, SharedMemory, space, unshareable
 from backends.ring.transport import ExchangeError, QueueTransport
 from backends.ring.wave import wave
 from backends.world import World
-from bench.launch import free_port
+from bench.launchers import free_port
 from tests.shared import LIMIT_S
 from tests.test_allreduce import on_ranks
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from bench import launch, processes, wire
+from bench import launchers, processes, wire
 from bench.config import Engine, Measure, Output, RunConfig, Training
 from bench.measure import traffic
 from bench.measure.traffic import Traffic, told
@@ -124,11 +124,11 @@ def test_an_engine_sends_what_its_setting_should_move(backend, beyond, tmp_path)
         measure=Measure(warmup=0, proof_steps=0),
         output=Output(results=tmp_path),
     )
-    command = launch.command(config, 2)
+    command = launchers.command(config, 2)
     argv = list(command.argv)
     if backend == "horovod":  # over gloo, whatever else it was built with
-        program = launch.executable("horovodrun")
-        argv = [str(program), "-np", "2", "--gloo", sys.executable, "-m", "bench.run", *launch.flags(config)]
+        program = launchers.executable("horovodrun")
+        argv = [str(program), "-np", "2", "--gloo", sys.executable, "-m", "bench.run", *launchers.flags(config)]
     ended = processes.run(argv, command.env, tmp_path / "log", limit_s=120)
     assert ended.code == 0, (tmp_path / "log").read_text()
     (path,) = tmp_path.glob("*.json")

@@ -257,7 +257,7 @@ def test_a_broken_study_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("bench.launch.unavailable", lambda config: None)
+    monkeypatch.setattr("bench.launchers.unavailable", lambda config: None)
     monkeypatch.chdir(tmp_path)
 
     def type_(*words: str, stop: int | None = None) -> tuple[int, Runner]:
@@ -309,7 +309,9 @@ def test_a_dry_run_starts_nothing(typed: Any, tmp_path: Path, capsys: Any) -> No
 
 
 def test_the_matrix_decides_the_engines_and_zero_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.launch.unavailable", lambda config: "no" if config.engine.backend == "horovod" else None)
+    monkeypatch.setattr(
+        "bench.launchers.unavailable", lambda config: "no" if config.engine.backend == "horovod" else None
+    )
     wanted, missing = tune.request(tune.Tune(), matrix.read("quick"))
     assert wanted.engines == ("ddp", "fsdp", "deepspeed", "ring")
     assert wanted.ranks == 2

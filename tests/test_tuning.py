@@ -7,7 +7,7 @@ import pytest
 
 from backends.base import EngineConfig
 from backends.tuning import OWNERS, Tuning, words
-from bench import launch, matrix
+from bench import launchers, matrix
 from bench.config import ConfigError, Engine, RunConfig
 from bench.flags import parse
 from bench.report import table, verdicts
@@ -53,14 +53,14 @@ def test_a_setting_is_accepted_by_its_engines_and_refused_by_others(name: str) -
 @pytest.mark.parametrize("name", OTHER)
 def test_a_setting_reaches_a_run_by_its_flag(name: str) -> None:
     told = config(OWNERS[name][0], **{name: OTHER[name]})
-    assert parse(launch.flags(told)) == told
+    assert parse(launchers.flags(told)) == told
 
 
 def test_without_settings_a_run_is_controlled_and_the_experiment_is_the_same() -> None:
     plain, tuned = config("ddp"), config("ddp", compression="fp16")
     assert (plain.track, tuned.track) == ("controlled", "tuned")
     assert plain.experiment_id() == tuned.experiment_id()
-    assert launch.flags(plain) == ["--backend", "ddp", "--accumulation", "1"]
+    assert launchers.flags(plain) == ["--backend", "ddp", "--accumulation", "1"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from bench.config import Engine, Measure, RunConfig, Training
 from bench.config import Workload as Asked
 from bench.flags import parse
-from bench.launch import flags
+from bench.launchers import flags
 from bench.trained import evaluate_trained
 from bench.workload import Workload, optimizer_steps
 from model.variants import VARIANTS

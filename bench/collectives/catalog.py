@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal, get_args
 
-from bench import launch
+from bench import launchers
 from bench.config import ConfigError
-from bench.launch import INSTALL, Command
+from bench.launchers import INSTALL, Command
 
 Operation = Literal["all_reduce", "reduce_scatter", "all_gather", "broadcast"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -90,7 +90,7 @@ def unavailable(pool: str) -> str | None:
     for module in start.modules:
         if find_spec(module) is None:
             return f"{module} is not installed; type: {INSTALL[module]}"
-    if launch.executable(start.launcher) is None:
+    if launchers.executable(start.launcher) is None:
         return f"{start.launcher} is not installed; type: {INSTALL.get(start.launcher, INSTALL['deepspeed'])}"
     return None
 
@@ -98,5 +98,5 @@ def unavailable(pool: str) -> str | None:
 def command(pool: str, ranks: int) -> Command:
     """What starts the ranks of a pool, without the arguments of a rank."""
     start = POOLS[pool]
-    what = launch.under(start.launcher, ranks, RANK, words=start.words)
+    what = launchers.under(start.launcher, ranks, RANK, words=start.words)
     return Command(what.argv, what.env | dict(start.env))

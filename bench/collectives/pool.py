@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import processes
-from bench.launch import Command
+from bench.launchers import Command
 from bench.processes import MARK
 
 START_S = 180.0  # a rank loads torch, and DeepSpeed may compile

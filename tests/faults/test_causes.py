@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from bench import launch
+from bench import launch, launchers
 from bench.config import Engine, Measure, Output, RunConfig, Training, Workload
-from bench.launch import Command
+from bench.launchers import Command
 from bench.report import load
 from tests.faults.conftest import FAULTY
 
@@ -40,7 +40,7 @@ def wrapped(prefix: str, **env: str):
     """The launcher's command behind a shell line."""
 
     def build(run: RunConfig, ranks: int) -> Command:
-        made = launch.command(run, ranks)
+        made = launchers.command(run, ranks)
         return Command(["bash", "-c", f"{prefix} exec {shlex.join(made.argv)}"], made.env | env)
 
     return build
@@ -82,7 +82,7 @@ def test_a_launcher_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("fault", "cause"), [("nan", "non-finite"), ("raise", "error")])
 def test_what_a_rank_met_is_a_record_that_can_be_read(tmp_path: Path, fault: str, cause: str) -> None:
     def build(run: RunConfig, ranks: int) -> Command:
-        made = launch.command(run, ranks)
+        made = launchers.command(run, ranks)
         argv = [str(FAULTY) if word == "bench.run" else word for word in made.argv if word != "-m"]
         return Command(argv, made.env | {"FAULT": fault, "FAULT_MARK": str(tmp_path / "here")})
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.launch import free_port
+from bench.launchers import free_port
 
 WORKER, TUNED = (Path(__file__).with_name(name) for name in ("worker.py", "tuned.py"))
 BIN = Path(sys.executable).parent
