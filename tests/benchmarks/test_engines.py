@@ -1,0 +1,71 @@
+"""A training step of the ring beside Horovod's and DDP's: every engine alive, a step of each by turns, ratios of the same rounds."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench import launchers, stats
+from bench.collectives.pool import Pool
+from bench.config import Engine, RunConfig
+from bench.launchers import Command
+
+STEPPER = Path(__file__).with_name("stepper.py")
+RANKS = 2
+ENGINES = ("ring", "horovod", "ddp")
+ROUNDS = {"tiny": int(os.environ.get("RINGZERO_ROUNDS", 48)), "small": int(os.environ.get("RINGZERO_ROUNDS", 48)) // 4}
+MOST = {"horovod": 1.0, "ddp": 1.05}  # the ring's step over the other's
+
+
+def command(engine: str) -> Command:
+    """What starts the steppers of an engine: its launcher with this script in the place of the run."""
+    name = launchers.launcher(RunConfig(engine=Engine(backend=engine)))
+    what = launchers.under(name, RANKS, "tests.benchmarks.stepper")
+    return Command(what.argv, what.env | {"OMP_NUM_THREADS": "1"})
+
+
+@pytest.fixture(scope="module", params=ROUNDS)
+def pools(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[str, Pool]]]:
+    """The preset, and a pool of ranks of each engine, ready for a step."""
+    with ExitStack() as stack:
+        made = {}
+        for engine in ENGINES:
+            words = f"--backend,{engine},--preset,{request.param},--global-batch,8,--accumulation,2,--optimizer,sgd,--lr,1e-3"
+            made[engine] = Pool(engine, command(engine), RANKS, values=0, libraries=words.split(","), limit_s=120)
+            stack.callback(made[engine].close)
+        yield request.param, made
+
+
+def test_a_step_of_the_ring_is_no_slower(benchmark: BenchmarkFixture, pools: tuple[str, dict[str, Pool]]) -> None:
+    preset, made = pools
+    rounds = ROUNDS[preset]
+    orders = itertools.cycle(itertools.permutations(ENGINES))
+    seconds: dict[str, list[float]] = {engine: [] for engine in ENGINES}
+    losses: dict[str, list[float]] = {engine: [] for engine in ENGINES}
+
+    def turn() -> None:
+        for engine in next(orders):
+            answers = made[engine].ask("steps", count=1)
+            seconds[engine].append(max(answer["ns"][0] for answer in answers) / 1e9)  # of the slowest rank
+            losses[engine].append(float(np.mean([answer["loss"] for answer in answers])))
+
+    benchmark.pedantic(turn, rounds=rounds)
+    for engine in MOST:
+        np.testing.assert_allclose(losses["ring"], losses[engine], rtol=1e-4)  # they trained the same model
+    took = {engine: np.array(values) for engine, values in seconds.items()}
+    benchmark.extra_info |= {"preset": preset, "ranks": RANKS, "cores": len(os.sched_getaffinity(0))}
+    benchmark.extra_info |= {f"{engine}_median_s": float(np.median(values)) for engine, values in took.items()}
+    found = {other: stats.median_interval([took["ring"] / took[other]]) for other in MOST}
+    for other, ratio in found.items():
+        benchmark.extra_info[f"ring over {other}: median, low, high"] = [ratio.median, ratio.low, ratio.high]
+        print(
+            f"\n{preset}: ring {np.median(took['ring']) * 1e3:.1f} ms over {other}'s {np.median(took[other]) * 1e3:.1f} ms: "
+            f"{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+        )
+    for other, most in MOST.items():
+        assert found[other].high <= most
