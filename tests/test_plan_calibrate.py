@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 
 from bench.config import ConfigError
-from bench.plan import calibrate_command, hardware, linear, network_fit, time, timed
-from bench.plan.calibrate import Calibration, calibrate
-from bench.plan.channel_fit import Fitted, Point
-from bench.plan.channel_fit import fit as fit_channel
-from bench.plan.collective_cost import seconds
-from bench.plan.constants import Constants, Value, load
-from bench.plan.links import Channel, Line
-from bench.plan.timed import Seen
-from bench.plan.work import Work, of
+from bench.plan.calibration import command as calibrate_command
+from bench.plan.calibration import linear, network_fit, timed
+from bench.plan.calibration.calibrate import Calibration, calibrate
+from bench.plan.calibration.channel_fit import Fitted, Point
+from bench.plan.calibration.channel_fit import fit as fit_channel
+from bench.plan.calibration.timed import Seen
+from bench.plan.machines import hardware
+from bench.plan.machines.links import Channel, Line
+from bench.plan.time import prediction as time
+from bench.plan.time.collective_cost import seconds
+from bench.plan.time.constants import Constants, Value, load
+from bench.plan.time.work import Work, of
 from model import cost, preset
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"

@@ -8,10 +8,11 @@ import pytest
 
 from bench import wire
 from bench.config import ConfigError
-from bench.plan import channel_fit, hardware
-from bench.plan.channel_fit import Point
-from bench.plan.collective_cost import COLLECTIVES, fastest, over, seconds
-from bench.plan.links import Channel, Fabric, Line, fabric
+from bench.plan.calibration import channel_fit
+from bench.plan.calibration.channel_fit import Point
+from bench.plan.machines import hardware
+from bench.plan.machines.links import Channel, Fabric, Line, fabric
+from bench.plan.time.collective_cost import COLLECTIVES, fastest, over, seconds
 
 ALPHA, BETA, GAMMA = Channel((Line(1, 0),)), Channel((Line(0, 1),)), Line(1, 0, 1)
 

@@ -8,12 +8,12 @@ import pytest
 import torch.distributed as dist
 
 from bench.config import ConfigError
-from bench.plan import measured
-from bench.plan.dryrun import dry_run
-from bench.plan.memory import predict
-from bench.plan.network import Anomaly, anomaly
+from bench.plan.memory.closed_form import predict
+from bench.plan.memory.dryrun import dry_run
+from bench.plan.memory.network import Anomaly, anomaly
+from bench.plan.memory.transformer import Transformer
 from bench.plan.setup import Setup
-from bench.plan.transformer import Transformer
+from bench.plan.validation import measured
 from model import preset
 
 RESULTS = Path(__file__).parents[1] / "results" / "reference"
@@ -74,7 +74,7 @@ def test_a_process_of_a_group_is_refused(monkeypatch):
 
 
 def test_a_plain_transformer_is_refused():
-    from bench.plan.dryrun import report
+    from bench.plan.memory.dryrun import report
 
     with pytest.raises(ConfigError, match="preset"):
         report([setup("ddp")], Transformer(hidden=8, layers=1, heads=1, sequence=4, vocabulary=8))

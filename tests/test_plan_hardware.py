@@ -3,8 +3,8 @@
 import pytest
 
 from bench.config import ConfigError
-from bench.plan import hardware
-from bench.plan.machine import GIB
+from bench.plan.machines import hardware
+from bench.plan.machines.machine import GIB
 
 OWN = """
 [device]

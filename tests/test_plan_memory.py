@@ -9,13 +9,13 @@ import pytest
 import model
 from bench.config import ConfigError
 from bench.memory_model import Shapes, Widths, derived, values
-from bench.plan.conventions import zero_states
-from bench.plan.fit import first_that_fits
-from bench.plan.memory import CATEGORIES, predict
-from bench.plan.network import anomaly
-from bench.plan.recipe import recipe
+from bench.plan.memory.closed_form import CATEGORIES, predict
+from bench.plan.memory.fit import first_that_fits
+from bench.plan.memory.network import anomaly
+from bench.plan.memory.recipe import recipe
+from bench.plan.memory.transformer import Transformer
 from bench.plan.setup import ENGINES, OFFLOADED, Setup
-from bench.plan.transformer import Transformer
+from bench.plan.validation.conventions import zero_states
 from model.shapes import flat, frozen, trained
 from tests.published import REDUCED
 from tests.test_cost import ODD, TINY

@@ -5,15 +5,15 @@ import re
 import pytest
 
 from bench.__main__ import main
-from bench.plan import constants
 from bench.plan.command import SUBCOMMANDS
-from bench.plan.hardware import machine
-from bench.plan.network import anomaly
+from bench.plan.machines.hardware import machine
+from bench.plan.memory.network import anomaly
+from bench.plan.memory.transformer import Transformer
 from bench.plan.outlook import lines
 from bench.plan.rows import rows
 from bench.plan.setup import Setup
-from bench.plan.step import Timed, Untimed, asker, work_of
-from bench.plan.transformer import Transformer
+from bench.plan.time import constants
+from bench.plan.time.step import Timed, Untimed, asker, work_of
 
 GPT = ["--hidden", "4096", "--layers", "8", "--heads", "32", "--precision", "mixed_bf16", "--micro-batch", "2"]
 

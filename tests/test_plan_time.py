@@ -6,11 +6,13 @@ import pytest
 
 from bench import wire
 from bench.config import ConfigError
-from bench.plan import constants as kept
-from bench.plan import hardware, time, work
-from bench.plan.constants import Constants, Value
-from bench.plan.links import Channel, Line
-from bench.plan.work import ENGINES
+from bench.plan.machines import hardware
+from bench.plan.machines.links import Channel, Line
+from bench.plan.time import constants as kept
+from bench.plan.time import prediction as time
+from bench.plan.time import work
+from bench.plan.time.constants import Constants, Value
+from bench.plan.time.work import ENGINES
 from model import cost as model_cost
 from model import preset
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
-from bench.plan import checks, conventions, measured, published, ran
-from bench.plan.judged import Judged, as_printed, judge
+from bench.plan.validation import conventions, measured, published, ran
+from bench.plan.validation import families as checks
+from bench.plan.validation.judged import Judged, as_printed, judge
 
 RESULTS = Path(__file__).parents[1] / "results" / "reference"
 

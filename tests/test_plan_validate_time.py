@@ -7,10 +7,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from bench.plan import constants, time_fit, validate_time, validate_time_tables
-from bench.plan.cases import UNSTATED, all_cases
-from bench.plan.published import rows
-from bench.plan.time_fit import GENERATION, names_of
+from bench.plan.time import constants
+from bench.plan.validation import tables as validate_time_tables
+from bench.plan.validation import throughput as validate_time
+from bench.plan.validation import time_fit
+from bench.plan.validation.cases import UNSTATED, all_cases
+from bench.plan.validation.published import rows
+from bench.plan.validation.time_fit import GENERATION, names_of
 
 
 @pytest.fixture(scope="module")

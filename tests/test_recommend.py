@@ -6,7 +6,7 @@ from bench.config import ConfigError
 from bench.plan import budget
 from bench.plan.budget import Budget
 from bench.plan.recommend import Crossing, Option, best, cost, crossings, energy, sentence
-from bench.plan.time import Prediction
+from bench.plan.time.prediction import Prediction
 
 GIB = 2**30
 

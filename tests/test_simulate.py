@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from bench.config import ConfigError
-from bench.plan import circle, schedules, simulate_command
-from bench.plan.simulate import Step, gathers, replay
-from bench.plan.topology import Topology
+from bench.plan.simulation import circle, schedules
+from bench.plan.simulation import command as simulate_command
+from bench.plan.simulation.replay import Step, gathers, replay
+from bench.plan.simulation.topology import Topology
 
 DRAW = np.random.default_rng(1)
 

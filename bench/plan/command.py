@@ -11,22 +11,23 @@ import tyro
 from rich.console import Console
 
 from bench.config import ConfigError
-from bench.plan import hardware, outlook
+from bench.plan import outlook
 from bench.plan.budget import budget
-from bench.plan.constants import chosen
-from bench.plan.fit import HEADROOM
-from bench.plan.machine import Machine
-from bench.plan.network import Network, anomaly
+from bench.plan.machines import hardware
+from bench.plan.machines.machine import Machine
+from bench.plan.memory.fit import HEADROOM
+from bench.plan.memory.network import Network, anomaly
+from bench.plan.memory.transformer import Transformer
 from bench.plan.outlook import TIME
 from bench.plan.rows import ADVICE, MEMORY, advice, markdown, rows, table
 from bench.plan.setup import ENGINES, Setup
-from bench.plan.step import asker
-from bench.plan.transformer import Transformer
+from bench.plan.time.constants import chosen
+from bench.plan.time.step import asker
 
 SUBCOMMANDS = {
-    "validate": "bench.plan.check:main",
-    "calibrate": "bench.plan.calibrate_command:main",
-    "simulate": "bench.plan.simulate_command:main",
+    "validate": "bench.plan.validation.command:main",
+    "calibrate": "bench.plan.calibration.command:main",
+    "simulate": "bench.plan.simulation.command:main",
 }
 
 
@@ -123,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"wrote {curves.write(made, asked.plot, titled(network, machine, asked).partition('. ')[0])}")
     if asked.dry_run:
-        from bench.plan.dryrun import report
+        from bench.plan.memory.dryrun import report
 
         console.print(report(setups, network))
     if asked.markdown:

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.config import ConfigError
-from bench.plan.machine import GIB
+from bench.plan.machines.machine import GIB
 from bench.plan.rows import Row
-from bench.plan.step import Timed
-from bench.plan.time import Prediction
+from bench.plan.time.prediction import Prediction
+from bench.plan.time.step import Timed
 from bench.report.figures import STYLE
 from bench.report.plots import style
 from bench.report.plots.catalog import FORMATS, save

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from bench.plan.budget import Budget, buys, said
-from bench.plan.constants import Constants
 from bench.plan.recommend import Option, crossings, sentence
 from bench.plan.rows import MEMORY, Column, Row
-from bench.plan.step import Timed, Untimed
+from bench.plan.time.constants import Constants
+from bench.plan.time.step import Timed, Untimed
 
 BEYOND = "*"  # behind a step time that goes beyond what was calibrated
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.config import ConfigError
-from bench.plan.time import Prediction
+from bench.plan.time.prediction import Prediction
 
 HOUR = 3600.0
 # Fewer moving parts first: where two can't be told apart, the first is taken.

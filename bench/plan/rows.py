@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from rich import box
 from rich.table import Table
 
-from bench.plan.fit import Change, first_that_fits
-from bench.plan.machine import GIB, Machine
-from bench.plan.memory import CATEGORIES, Memory, predict
-from bench.plan.network import Network
+from bench.plan.machines.machine import GIB, Machine
+from bench.plan.memory.closed_form import CATEGORIES, Memory, predict
+from bench.plan.memory.fit import Change, first_that_fits
+from bench.plan.memory.network import Network
 from bench.plan.setup import Setup
 
 Step = Callable[[Network, Setup, Machine], Any]

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from bench.config import ConfigError
 from bench.memory_model import MOMENTS
-from bench.plan.network import CHECKPOINTING
-from bench.plan.recipe import RECIPES
+from bench.plan.memory.network import CHECKPOINTING
+from bench.plan.memory.recipe import RECIPES
 
 ENGINES = ("ddp", "horovod", "ring", "zero-0", "zero-1", "zero-2", "zero-3", "fsdp")
 OFFLOADED = ("zero-1-offload", "zero-2-offload", "zero-3-offload", "zero-3-offload-all")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import model
-from bench.plan.memory import predict
-from bench.plan.network import anomaly
+from bench.plan.memory.closed_form import predict
+from bench.plan.memory.network import anomaly
 from bench.plan.setup import ENGINES, Setup
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.plan import circle
-from bench.plan.simulate import Replay, Step, gathers, replay
-from bench.plan.topology import Topology
+from bench.plan.simulation import circle
+from bench.plan.simulation.replay import Replay, Step, gathers, replay
+from bench.plan.simulation.topology import Topology
 
 BUCKETS = 200
 LARGE, SMALL = 10_000, 1_000

@@ -1,0 +1,1 @@
+"""What a prediction knows of a machine: devices, links, nodes; as data, each value with its source."""

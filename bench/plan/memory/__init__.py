@@ -1,0 +1,1 @@
+"""Bytes of one rank: in closed form, and on tensors without storage."""

@@ -1,0 +1,1 @@
+"""One step replayed message by message, at up to ten thousand ranks."""

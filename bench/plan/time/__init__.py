@@ -1,0 +1,1 @@
+"""Seconds of one step on a machine that is not here."""

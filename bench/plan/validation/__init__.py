@@ -1,0 +1,1 @@
+"""Predictions beside published numbers and beside our own records."""
