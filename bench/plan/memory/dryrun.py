@@ -5,21 +5,18 @@ Everything is what a run has: our model, our adapter, the engine's own wrapper, 
 tensors (torch.distributed._tools), at the resolution of storages: no allocator, no library.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from rich.table import Table
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import distributed as ddp_module
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
 
 import model
@@ -30,41 +27,13 @@ from backends.fsdp import FSDP
 from backends.world import World
 from bench.config import ConfigError
 from bench.plan.memory.network import Anomaly, Network
+from bench.plan.memory.onlookers import Known, ShardTracker, Tracker
 from bench.plan.rows import gib
 from bench.plan.setup import OPTIMIZERS, Setup
 from bench.workload import optimizer_factory
 from model.presets import ModelConfig
 
 ENGINES: dict[str, type[Backend]] = {"ddp": DDP, "fsdp": FSDP}
-aten = torch.ops.aten
-
-
-class Known(TorchDispatchMode):
-    """Answers what depends on values: every truth is true, and a mask selects `count` of its elements."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count = count
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        named = dict(kwargs or {})
-        if func is aten._local_scalar_dense.default and args[0].dtype == torch.bool:
-            return True
-        if func is aten.masked_select.default:
-            return args[0].new_empty(self.count)
-        if func is aten.index.Tensor and (mask := _mask(args[1])) is not None:
-            return args[0].new_empty((self.count, *args[0].shape[mask.dim() :]))
-        puts = (aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
-        if func in puts and _mask(args[1]) is not None:
-            return torch.empty_like(args[0]) if func is aten.index_put.default else args[0]
-        return func(*args, **named)
-
-
-def _mask(indices: Sequence[Tensor | None]) -> Tensor | None:
-    first = indices[0] if indices else None
-    return first if first is not None and first.dtype == torch.bool else None
 
 
 @dataclass(frozen=True)
@@ -206,33 +175,6 @@ def _batch(network: Anomaly, samples: int) -> dict[str, Tensor]:
         "ids": ids,
         "labels": ids,
     }
-
-
-class Tracker(MemTracker):
-    """Torch's, for a model with frozen parameters: it would ask each for its gradient."""
-
-    def _track_module_params_and_buffers(self, module: nn.Module, install_grad_hooks: bool = True) -> tuple[int, int]:
-        for param in module.parameters():
-            if not param.requires_grad:
-                self._param_to_grad_hook_handles[param] = (_NoHook(), _NoHook())
-        return super()._track_module_params_and_buffers(module, install_grad_hooks)
-
-
-class _NoHook:
-    def remove(self) -> None:
-        """Nothing was installed."""
-
-
-class ShardTracker(FSDPMemTracker):
-    """Torch's, for a model with blocks that a step does not run: the text tower's were never gathered."""
-
-    def _fsdp_param_group_post_backward(self, fsdp_mod: Any, orig_fsdp_param_group_post_backward: Any) -> Any:
-        told = super()._fsdp_param_group_post_backward(fsdp_mod, orig_fsdp_param_group_post_backward)
-
-        def inner(*args: Any, **named: Any) -> None:
-            (told if fsdp_mod in self.memory_tracking else orig_fsdp_param_group_post_backward)(*args, **named)
-
-        return inner
 
 
 def _tracker(backend: Backend, net: nn.Module, seen: Tracker) -> MemTracker:
