@@ -8,8 +8,7 @@ Ranks meet by one counter each, in the same memory: how many steps it has done. 
 what it reads, and at the end until the right one has read everything, for then its gradients may change again. What a rank
 reads cannot be overwritten too early: the left one overwrites a chunk only with its finished value, which came by here.
 
-A buffer of up to SMALL bytes has no use for 2(N-1) meetings: each rank lays it out for all, and all add up what lies there, in
-the order of ranks. One meeting, (N-1) S bytes read.
+A buffer of up to SMALL bytes goes another way: meeting.py.
 """
 
 import mmap
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backends.ring.meeting import Meeting
 from backends.ring.reduction import SUM, Reduction
 from backends.ring.transport import ExchangeError, Transport
 from backends.ring.wave import Step, plan
@@ -31,8 +31,9 @@ SEGMENT_BYTES = 2**20
 SMALL = 2**12  # bytes: what each rank reads whole of all others
 LINE = 64  # bytes of a cache line: buffers begin on one, and no two counters share one
 QUICK = 50  # looks at a counter, one after the other: most neighbours come within these microseconds
-SPINS = 200  # looks at a counter, the core and Python's lock offered to others between the later ones, before sleeping begins
+LOOKS = 200  # looks at a counter, the core and Python's lock offered to others between the later ones, before sleeping begins
 NAP_S = 50e-6  # what a sleep lasts: backward computes on this core meanwhile
+KEPT = 256  # small buffers that are ready to meet
 LOOK_S = 0.1  # how often a neighbour that is waited for is looked at: is it alive?
 
 
@@ -84,8 +85,8 @@ class SharedMemory:
         self.mine, self.theirs = whole[links.rank], whole[links.left]
         self.slots = [[each[LINE + at * space(small) :][:small] for each in whole] for at in (0, 1)]
         self.counters = [memoryview(self.views[rank])[:8].cast("q") for rank in range(links.size)]
-        self.done, self.taken, self.laid_out = 0, common, 0
-        self.cuts: dict[tuple[int, int, torch.dtype], list[Tensor]] = {}
+        self.done, self.taken, self.side = 0, common, 0
+        self.meetings: dict[int, Meeting] = {}  # by the identity of a buffer, which each keeps
         self.plans: dict[tuple[str, str, int, int, torch.dtype], tuple[list[Step], int]] = {}
 
     def take(self, length: int, dtype: torch.dtype) -> Tensor:
@@ -99,7 +100,11 @@ class SharedMemory:
 
         Raises ExchangeError, with the neighbour's rank, when that one died or does not arrive within the time limit.
         """
-        self._run(buffer, "all-reduce", reduction)
+        meeting = self.meetings.get(id(buffer))
+        if meeting is not None and meeting.reduction is reduction and meeting.address == buffer.data_ptr():
+            meeting.run()
+        else:
+            self._run(buffer, "all-reduce", reduction)
 
     def reduce_scatter(self, buffer: Tensor, reduction: Reduction = SUM) -> None:
         """Leave the reduction of part r of `torch.tensor_split(buffer, N)` on rank r; the other parts hold partial results."""
@@ -118,7 +123,10 @@ class SharedMemory:
         if links.size == 1 or not buffer.numel():
             return
         if kind == "all-reduce" and buffer.nbytes <= self.small:
-            self._at_once(buffer, reduction)
+            if len(self.meetings) == KEPT:
+                self.meetings.clear()
+            self.meetings[id(buffer)] = meeting = Meeting(self, buffer, reduction)
+            meeting.run()
             return
         key = (kind, reduction.name, buffer.data_ptr(), buffer.numel(), buffer.dtype)
         if key not in self.plans:
@@ -129,34 +137,14 @@ class SharedMemory:
         for number, (after, mine, theirs, operate, finish) in enumerate(steps, base + 1):
             if operate is not None:
                 if left[0] < base + after:
-                    self._wait(links.left, base + after)
+                    self.wait(links.left, base + after)
                 operate(mine, theirs)
                 if finish is not None:
                     finish(mine, links.size)
             own[0] = number
         self.done = base + len(steps)
-        self._wait(links.right, self.done)
+        self.wait(links.right, self.done)
         links.sent_bytes += sent
-
-    def _at_once(self, buffer: Tensor, reduction: Reduction) -> None:
-        """All-reduce in one meeting. Who lays out the next buffer but one has seen all ranks done with this one's slot."""
-        links, nbytes = self.links, buffer.nbytes
-        key = (self.laid_out % 2, nbytes, buffer.dtype)
-        if key not in self.cuts:
-            self.cuts[key] = [slot[:nbytes].view(buffer.dtype) for slot in self.slots[self.laid_out % 2]]
-        slots = self.cuts[key]
-        slots[links.rank].copy_(buffer)
-        self.laid_out += 1
-        self.done += 1
-        self.counters[links.rank][0] = self.done
-        for rank, counter in enumerate(self.counters):
-            if counter[0] < self.done:
-                self._wait(rank, self.done)
-        buffer.copy_(slots[0])
-        for slot in slots[1:]:
-            reduction.combine(buffer, slot)
-        reduction.finish(buffer, links.size)
-        links.sent_bytes += (links.size - 1) * nbytes
 
     def _plan(self, buffer: Tensor, kind: str, reduction: Reduction) -> tuple[list[Step], int]:
         """What this rank does with `buffer`, and the bytes that the right rank reads meanwhile."""
@@ -167,10 +155,10 @@ class SharedMemory:
         segment = max(1, self.segment_bytes // buffer.element_size())
         return plan(kind, buffer, beside, self.links.rank, self.links.size, reduction, segment)
 
-    def _wait(self, rank: int, count: int) -> None:
-        """Return once `rank` has done `count` steps."""
+    def wait(self, rank: int, count: int, looks: int = LOOKS) -> None:
+        """Return once `rank` has done `count` steps; after so many looks, sleep between them. Raises ExchangeError."""
         counter = self.counters[rank]
-        for look in range(SPINS):
+        for look in range(looks):
             if counter[0] >= count:
                 return
             if look >= QUICK:
