@@ -32,7 +32,10 @@ SMALL = 2**12  # bytes: what each rank reads whole of all others
 LINE = 64  # bytes of a cache line: buffers begin on one, and no two counters share one
 QUICK = 50  # looks at a counter, one after the other: most neighbours come within these microseconds
 LOOKS = 200  # looks at a counter, the core and Python's lock offered to others between the later ones, before sleeping begins
-NAP_S = 50e-6  # what a sleep lasts: backward computes on this core meanwhile
+NAP_S, LONGEST_S = (
+    50e-6,
+    1e-3,
+)  # the first sleep; later ones last a sixteenth of the wait: each takes this core from backward
 KEPT = 256  # small buffers that are ready to meet
 LOOK_S = 0.1  # how often a neighbour that is waited for is looked at: is it alive?
 
@@ -163,9 +166,9 @@ class SharedMemory:
                 return
             if look >= QUICK:
                 os.sched_yield()
-        began = looked = time.monotonic()
+        began = looked = now = time.monotonic()
         while counter[0] < count:
-            time.sleep(NAP_S)
+            time.sleep(min(LONGEST_S, NAP_S + (now - began) / 16))
             if (now := time.monotonic()) - looked > LOOK_S:
                 looked = now
                 if not _lives(self.processes[rank]):
