@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config.micro_batch(world.size)
     except (LaunchError, ConfigError) as error:
         return refuse(error, first)
+    world.publish()
     watch = Watch(world.rank, world.size, config.measure.limit_s, launched=world.launcher != "python")
     watch.start()  # before torch: its threads inherit which signals are blocked
     cores = settle(world, bind=config.measure.bind)
