@@ -11,6 +11,8 @@ from bench.hosts.description import HostsError
 
 VARIABLE = "RINGZERO_SSH"  # the whole command, for the agent that launchers call as `ssh`
 BIN = Path(__file__).resolve().parent / "bin"  # holds that agent
+SAYS = "bench.hosts: host "  # begins a line of the log that names a host and what became of it
+CONNECTION_FAILED = 255  # how ssh tells that it, not the command, failed
 CONNECT_S = 10
 # Nobody is there to type a password, and a host that has gone quiet is given up after 30 s.
 ALWAYS = ("BatchMode=yes", f"ConnectTimeout={CONNECT_S}", "ServerAliveInterval=10", "ServerAliveCountMax=3")
