@@ -108,6 +108,17 @@ def used(hosts: Sequence[Host], ranks: int) -> tuple[Host, ...]:
     return tuple(taken)
 
 
+def evenly(hosts: Sequence[Host], ranks: int) -> tuple[Host, ...]:
+    """Those hosts that `ranks` ranks are put on, one after the other by turns until all are placed. Raises HostsError."""
+    used(hosts, ranks)  # raises where they don't fit
+    taken = [0] * len(hosts)
+    while sum(taken) < ranks:
+        for at, host in enumerate(hosts):
+            if taken[at] < host.slots and sum(taken) < ranks:
+                taken[at] += 1
+    return tuple(replace(host, slots=count) for host, count in zip(hosts, taken, strict=True) if count)
+
+
 def host_of(rank: int, hosts: Sequence[Host]) -> Host:
     """Where a rank runs: the launchers fill the first host, then the next. Raises HostsError where there is no such rank."""
     for host in hosts:
