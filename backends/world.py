@@ -89,8 +89,8 @@ class World:
     def publish(self, env: MutableMapping[str, str] = os.environ) -> None:
         """Tell torch and DeepSpeed under their own names what srun told under its; other launchers did so themselves."""
         if self.launcher == "srun":
-            env |= {"RANK": str(self.rank), "WORLD_SIZE": str(self.size)}
-            env |= {"LOCAL_RANK": str(self.local_rank), "LOCAL_WORLD_SIZE": str(self.local_size)}
+            env.update(RANK=str(self.rank), WORLD_SIZE=str(self.size))
+            env.update(LOCAL_RANK=str(self.local_rank), LOCAL_WORLD_SIZE=str(self.local_size))
 
     def check_launcher(self, backend: str) -> None:
         """Raise LaunchError, with the command to type, unless this world's launcher can start `backend`."""

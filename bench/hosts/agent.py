@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Sequence
 
 from bench.hosts.ssh import CONNECTION_FAILED, SAYS, VARIABLE, Ssh
-from bench.hosts.tether import MARK, Spec
+from bench.hosts.tether import MARK, SCRATCH, Spec
 
 TETHER = Path(__file__).with_name("tether.py")
 VALUED = "BbcDEeFIiJLlmOopQRSWw"  # ssh's options that take a value, in the same word or the next
@@ -34,8 +34,9 @@ def cut(words: Sequence[str]) -> tuple[list[str], str, list[str]]:
     rest = list(words)
     while rest:
         word = rest[0]
-        if word == "--":
+        if word == "--":  # the end of ssh's own options
             rest.pop(0)
+            host = host or (rest.pop(0) if rest else "")
             break
         if word.startswith("-") and len(word) > 1:
             options.append(rest.pop(0))
@@ -46,8 +47,6 @@ def cut(words: Sequence[str]) -> tuple[list[str], str, list[str]]:
             break
         else:
             host = rest.pop(0)
-    if not host and rest:
-        host = rest.pop(0)
     return options, host, rest
 
 
@@ -67,12 +66,11 @@ def main(words: Sequence[str]) -> int:
     if inherited := os.environ.get(MARK):  # a launcher may pass its own on; what carries that belongs to another host
         text = text.replace(f"{MARK}={inherited}", f"{MARK}={mark}")
     parent = os.getppid()
+    spec = Spec(["/bin/sh", "-c", text], scratch=os.environ.get(SCRATCH), mark=mark)
     connection = subprocess.Popen(tethered([*real, *options], host), stdin=subprocess.PIPE)
     assert connection.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it is gone already: its status tells
-        connection.stdin.write(
-            json.dumps(dataclasses.asdict(Spec(["/bin/sh", "-c", text], mark=mark))).encode() + b"\n"
-        )
+        connection.stdin.write(json.dumps(dataclasses.asdict(spec)).encode() + b"\n")
         connection.stdin.flush()
     while connection.poll() is None and os.getppid() == parent:
         time.sleep(POLL_S)

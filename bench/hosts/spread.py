@@ -105,6 +105,10 @@ def _deepspeed(
         argv += ["--no_ssh", "--node_rank", str(node)]
     else:
         argv += ["--launcher", "pdsh", "--force_multi", "--no_ssh_check"]
+        if broken := [name for name, value in env.items() if "\n" in value]:
+            raise HostsError(
+                f"{broken[0]} has more than one line, which can't be passed on by pdsh; unset it, or leave --pdsh out"
+            )
         files[variables] = "".join(f"{name}={value}\n" for name, value in env.items())
         env = env | {"DS_ENV_FILE": variables}
     return Command([*argv, "--no_local_rank", str(HERE / "run.py"), *launchers.flags(config)], env, files)

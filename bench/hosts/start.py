@@ -13,7 +13,7 @@ from bench.hosts import spread
 from bench.hosts.agent import TETHER, tethered
 from bench.hosts.description import HOSTS, Host, is_here, used, write
 from bench.hosts.ssh import Ssh
-from bench.hosts.tether import Spec
+from bench.hosts.tether import SCRATCH, Spec
 from bench.launchers import Command
 
 CONDUCT = Path(__file__).with_name("conduct.py")
@@ -57,6 +57,6 @@ def builder(
 def part(host: Host, command: Command, ssh: Ssh, scratch: Path) -> dict[str, object]:
     """What conduct.py is told of one host. This one is not reached by ssh: it need not let itself in."""
     here = is_here(host.name)
-    spec = Spec(command.argv, command.env, str(Path.cwd()), command.files, str(scratch))
+    spec = Spec(command.argv, command.env | {SCRATCH: str(scratch)}, str(Path.cwd()), command.files, str(scratch))
     reach = [sys.executable, str(TETHER)] if here else tethered(ssh.argv(), host.name)
     return {"host": host.name, "reach": reach, "spec": dataclasses.asdict(spec)}

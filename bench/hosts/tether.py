@@ -10,6 +10,7 @@ from pathlib import Path
 if not __package__:  # started as a file: this folder must not shadow the standard library
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import contextlib
 import json
 import os
 import select
@@ -24,6 +25,7 @@ from bench.failure import killed, memory_kills
 from bench.processes import end, guarded
 
 MARK = "RINGZERO_TETHER"  # carried by all that it starts; not the launch's own, which may stand for several hosts
+SCRATCH = "RINGZERO_SCRATCH"  # the folder of a Spec, for tethers that a launcher starts by itself
 VERDICT = "bench.hosts.tether: "  # begins the line of standard error that tells how the command ended, as JSON
 POLL_S = 0.1
 GRACE_S = 3.0
@@ -65,6 +67,8 @@ def main() -> int:
     finally:
         if new and spec.scratch:
             shutil.rmtree(spec.scratch, ignore_errors=True)
+            with contextlib.suppress(OSError):  # not empty: another run uses it
+                Path(spec.scratch).parent.rmdir()
 
 
 def _run(spec: Spec, mark: str) -> int:
