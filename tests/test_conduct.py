@@ -218,10 +218,13 @@ def test_real_ranks_on_two_hosts(backend: str, tmp_path: Path) -> None:
         measure=Measure(warmup=0, proof_steps=0, phase_steps=0, limit_s=60),
         output=Output(results=tmp_path),
     )
-    build = start.builder(hosts, SSH, master="127.0.0.1", interface="lo")
+    reached = tmp_path / "reached"
+    ssh = Ssh(f"{SSH.command} --log {reached}")
+    build = start.builder(hosts, ssh, master="127.0.0.1", interface="lo")
     path = launch.run(config, 2, build=build, limit_s=80)
     record = json.loads(path.read_text())
     assert record["status"] == "done", record["failure"]
     assert record["environment"]["asked_hosts"] == ",".join(map(str, hosts))
+    assert {host.name for host in hosts} == set(reached.read_text().split())
     assert record["environment"]["machine"]["variables"]["GLOO_SOCKET_IFNAME"] == "lo"
     assert [each["rank"] for each in record["ranks"]] == [0, 1]
