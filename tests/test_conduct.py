@@ -27,11 +27,12 @@ from bench.launchers import Command, executable
 pytestmark = pytest.mark.timeout(90)
 ROOT = Path(__file__).resolve().parents[1]
 SSH = Ssh(f"{sys.executable} {ROOT / 'tests' / 'fake_ssh.py'}")
-# Says that it is there, starts a process in a session of its own that does not hear SIGTERM, and goes on for ever.
+# Starts a process in a session of its own, which may not hear SIGTERM, says that both are there, and goes on for ever.
 STAYS = """
 import os, pathlib, subprocess, sys, time
-deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
-child = subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True, stdout=subprocess.PIPE)
+how = "signal.SIG_IGN" if "deaf" in sys.argv else "signal.SIG_DFL"
+other = f"import signal, time; signal.signal(signal.SIGTERM, {how}); print(1, flush=True); time.sleep(600)"
+child = subprocess.Popen([sys.executable, "-c", other], start_new_session=True, stdout=subprocess.PIPE)
 child.stdout.readline()
 pathlib.Path(sys.argv[1]).write_text(f"{os.getpid()} {child.pid}")
 time.sleep(600)
@@ -84,11 +85,11 @@ def until(there: Callable[[], object], seconds: float = 30) -> None:
 def test_a_second_host_that_fails_ends_the_first_and_is_named(tmp_path: Path, told, capfd) -> None:
     hosts = description.parse("a:1,b:1")
     pids = tmp_path / "pids"
-    failed = conduct.run([part("a", STAYS, pids), part("b", FAILS, pids)], hosts)
+    failed = conduct.run([part("a", STAYS, pids, "deaf"), part("b", FAILS, pids)], hosts)
     assert failed == {"host": "b", "cause": "launcher", "message": "python ended with status 1, before the others"}
     assert "[b] no room on this host" in capfd.readouterr().out.splitlines()
     assert len(told()) == 2
-    assert not any(map(alive, told()))  # also the one in a session of its own
+    assert not any(map(alive, told()))  # also the one in a session of its own, which does not hear SIGTERM
 
 
 def test_a_host_that_refuses_is_named_with_what_ssh_said(tmp_path: Path, told) -> None:
@@ -126,7 +127,7 @@ def over(tmp_path: Path, parts: dict[str, tuple[str, ...]]) -> Callable[[RunConf
 def test_past_the_limit_every_host_is_ended_and_the_record_says_so(tmp_path: Path, told) -> None:
     config = RunConfig(engine=Engine(backend="ddp"), output=Output(results=tmp_path / "results"))
     both = over(tmp_path, {"a": (STAYS, str(tmp_path / "pids")), "b": ("import time; time.sleep(600)",)})
-    record = json.loads(launch.run(config, 2, build=both, limit_s=4).read_text())
+    record = json.loads(launch.run(config, 2, build=both, limit_s=3).read_text())
     assert (record["status"], record["failure"]["cause"]) == ("failed", "time limit")
     assert record["environment"]["asked_hosts"] == "a:1,b:1"
     assert len(told()) == 2

@@ -34,6 +34,7 @@ PASSED_ON = (WORD, PLACE)  # set by whoever keeps the record, after the commands
 POLL_S = 0.05
 OTHERS_S = 5.0  # after the first failure: the ranks of other hosts see it, and close the record
 CLOSE_S = 10.0  # for a tether to end what it holds; a host that does not answer must not hold up the rest
+STOPPED_S = 4.5  # the same where this process was told to stop: `processes.end` kills it after 5
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SAID = 20_000  # characters of a host's output that are remembered: its end
 
@@ -77,6 +78,7 @@ def run(parts: Sequence[Part], hosts: Sequence[Host]) -> dict[str, str] | None:
     """Start all parts, print what they say, return when none is left: who failed and why, None where nobody did."""
     prefixes = {part.host: f"[{part.host}] " if len(parts) > 1 else "" for part in parts}
     started: list[Started] = []
+    close_s = CLOSE_S
     order: list[Started] = []  # those that failed, the first one first
     try:
         for part in parts:
@@ -94,8 +96,11 @@ def run(parts: Sequence[Part], hosts: Sequence[Host]) -> dict[str, str] | None:
                 since = time.monotonic()
             if since is not None and time.monotonic() - since > OTHERS_S:
                 break
+    except Stopped:
+        close_s = STOPPED_S
+        raise
     finally:
-        _end(started)
+        _end(started, close_s)
         for each in started:
             each.tell(prefixes[each.part.host], last=True)
             each.output.close()
@@ -123,22 +128,20 @@ def _start(part: Part) -> Started:
     return Started(part, child, output)
 
 
-def _end(started: Sequence[Started]) -> None:
+def _end(started: Sequence[Started], close_s: float) -> None:
     """Let go of every tether, then wait for all of them; the connection of one that does not answer is cut."""
     for each in started:
         assert each.child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             each.child.stdin.close()
-    deadline = time.monotonic() + CLOSE_S
+    deadline = time.monotonic() + close_s
     for each in started:
         try:
             each.child.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             each.child.kill()
             each.child.wait()
-            print(
-                f"{SAYS}{each.part.host}: did not end within {CLOSE_S:.0f} s; look there for what is left", flush=True
-            )
+            print(f"{SAYS}{each.part.host}: did not end within {close_s:g} s; look there for what is left", flush=True)
 
 
 def main(plan: str) -> int:

@@ -49,10 +49,13 @@ def commands(
         raise ConfigError(f"--backend single is one plain process; it can't have {ranks} ranks (try --backend ddp)")
     if why := launchers.unavailable(config):
         raise LaunchFailed(f"{config.engine.label} can't run here: {why}")
+    name = launchers.launcher(config)
+    for program, wanted in (("srun", srun and name != "python"), ("pdsh", pdsh and name == "deepspeed" and not srun)):
+        if wanted and launchers.executable(program) is None:
+            raise LaunchFailed(f"{program} is not on the PATH; install it, or leave --{program} out")
     taken = used(hosts, ranks)
     first, env = taken[0], agreed(config, taken, interface)
     address, free = master or first.name, port or launchers.free_port()
-    name = launchers.launcher(config)
     if srun and name != "python":
         return [(first, _srun(config, taken, env, address, free))]
     match name:
