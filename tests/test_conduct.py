@@ -3,6 +3,7 @@
 The far hosts are sessions of this machine behind an ssh client of the tests' own, which passes nothing on but bytes.
 """
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,13 +17,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import launch
+from bench import launch, launchers
 from bench.config import Engine, Measure, Output, RunConfig, Training
-from bench.hosts import conduct, description, start
+from bench.hosts import conduct, description, spread, start
 from bench.hosts.blame import Said, blame
 from bench.hosts.description import Host
 from bench.hosts.ssh import Ssh
-from bench.launchers import Command, executable
+from bench.launchers import Command
 
 pytestmark = pytest.mark.timeout(90)
 ROOT = Path(__file__).resolve().parents[1]
@@ -192,7 +193,8 @@ KILLED = (
         ),
         ([Said("a", "(exitcode: -15) local_rank: 0", 1), Said("b", "", 1)], "a", "its command ended with status 1"),
         ([Said("a", "", 1), Said("b", "exits with return code = -9", 1)], "b", "a rank was killed by SIGKILL"),
-        ([Said("a", "Process 2 exit with status code 137.", 1)], "b", "rank 2 was killed by SIGKILL"),
+        ([Said("a", "Process name: 2\nExit code: 137", 1)], "b", "rank 2 was killed by SIGKILL"),
+        ([Said("a", "Process name: 2\nExit code: 143", 1)], "a", "its command ended with status 1"),
         ([Said("a", "bench.hosts: host b: ssh could not reach it, or lost it", 1)], "b", "ssh could not reach it"),
         (
             [Said("a", "prterun noticed that process rank 3 with PID 9 on node vm exited on\nsignal 9 (Killed)", 1)],
@@ -207,25 +209,47 @@ def test_who_is_blamed(everyone: list[Said], host: str, message: str) -> None:
     assert found["message"].startswith(message)
 
 
-@pytest.mark.parametrize("backend", ["ddp", "horovod"])
-def test_real_ranks_on_two_hosts(backend: str, tmp_path: Path) -> None:
-    """torchrun by a command for each host; horovodrun by its own ssh, which is ours. 127.0.0.2 is nobody's interface."""
-    if backend == "horovod" and executable("horovodrun") is None:
-        pytest.skip("no horovodrun")
-    hosts = description.parse("localhost:1,127.0.0.2:1" if backend == "horovod" else "a:1,b:1")
+# Of launchers that reach hosts by themselves: says where it is; the rank that is not on the first host then fails.
+RANK = """
+import os, sys, time
+rank = os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["HOROVOD_RANK"]
+print("rank", rank, "on", os.environ["FAKE_HOST"], os.environ["RINGZERO_HOSTS"], flush=True)
+time.sleep(1 if rank == "1" else 60)
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("backend", ["ring", "horovod"])
+def test_mpirun_and_horovodrun_reach_the_other_host_by_our_ssh(backend: str, tmp_path: Path, capfd) -> None:
+    """The ranks are not ours here, the launcher's command is. No interface holds 127.0.0.2, so that they take it for far."""
+    config = RunConfig(engine=Engine(backend=backend), training=Training(accumulation=1))  # type: ignore[arg-type]
+    if why := launchers.unavailable(config):
+        pytest.skip(why)
+    hosts = description.parse("localhost:1,127.0.0.2:1")
+    ((first, command),) = spread.commands(config, hosts, 2, interface="lo", ssh=SSH)
+    argv = [*command.argv[: command.argv.index(sys.executable)], sys.executable, "-c", RANK]
+    made = start.part(first, dataclasses.replace(command, argv=argv), SSH, Path("/"))
+    failed = conduct.run([conduct.Part(**made)], hosts)  # type: ignore[arg-type]
+    said = capfd.readouterr().out
+    assert "rank 0 on localhost localhost:1,127.0.0.2:1" in said
+    assert "rank 1 on 127.0.0.2 localhost:1,127.0.0.2:1" in said
+    assert failed == {"host": "127.0.0.2", "cause": "launcher", "message": "rank 1 ended with status 3"}
+
+
+def test_real_ranks_on_two_hosts(tmp_path: Path) -> None:
     config = RunConfig(
-        engine=Engine(backend=backend),  # type: ignore[arg-type]
+        engine=Engine(backend="ddp"),
         training=Training(steps=1, global_batch=2, accumulation=1),
         measure=Measure(warmup=0, proof_steps=0, phase_steps=0, limit_s=60),
         output=Output(results=tmp_path),
     )
     reached = tmp_path / "reached"
-    ssh = Ssh(f"{SSH.command} --log {reached}")
-    build = start.builder(hosts, ssh, master="127.0.0.1", interface="lo")
-    path = launch.run(config, 2, build=build, limit_s=80)
-    record = json.loads(path.read_text())
+    build = start.builder(
+        description.parse("a:1,b:1"), Ssh(f"{SSH.command} --log {reached}"), master="127.0.0.1", interface="lo"
+    )
+    record = json.loads(launch.run(config, 2, build=build, limit_s=80).read_text())
     assert record["status"] == "done", record["failure"]
-    assert record["environment"]["asked_hosts"] == ",".join(map(str, hosts))
-    assert {host.name for host in hosts} == set(reached.read_text().split())
+    assert sorted(reached.read_text().split()) == ["a", "b"]
+    assert record["environment"]["asked_hosts"] == "a:1,b:1"
     assert record["environment"]["machine"]["variables"]["GLOO_SOCKET_IFNAME"] == "lo"
     assert [each["rank"] for each in record["ranks"]] == [0, 1]

@@ -17,7 +17,7 @@ TOLD = re.compile(
 )
 TORCHRUN = re.compile(r"\(exitcode: -(\d+)\) local_rank: (\d+)")
 DEEPSPEED = re.compile(r"exits with return code = -(\d+)")
-HOROVODRUN = re.compile(r"Process (\d+) exit with status code (\d+)")
+FIRST = re.compile(r"Process name: (?:\[[^\]]*,)?(\d+)\]?\s+Exit code:\s+(\d+)")  # horovodrun and mpirun
 MPIRUN = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on\s+signal (\d+)")
 UNREACHED = re.compile(rf"{re.escape(SAYS)}(\S+): (ssh [^\n]*)")
 AFTERWARDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # what ends the others once one has failed
@@ -73,9 +73,12 @@ def _named(everyone: Sequence[Said], hosts: Sequence[Host]) -> Iterator[tuple[st
         for found in DEEPSPEED.finditer(said.text):
             if (number := int(found[1])) not in AFTERWARDS:
                 yield said.host, "peer lost", f"a rank was killed by {_name(number)}"
-        for found in HOROVODRUN.finditer(said.text):
-            if (number := int(found[2]) - 128) > 0 and number not in AFTERWARDS:
-                yield host_of(int(found[1]), hosts).name, "peer lost", f"rank {found[1]} was killed by {_name(number)}"
+        for found in FIRST.finditer(said.text):
+            host, code = host_of(int(found[1]), hosts).name, int(found[2])
+            if code <= 128:
+                yield host, "launcher", f"rank {found[1]} ended with status {code}"
+            elif code - 128 not in AFTERWARDS:
+                yield host, "peer lost", f"rank {found[1]} was killed by {_name(code - 128)}"
 
 
 def _name(number: int) -> str:

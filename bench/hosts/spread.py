@@ -137,7 +137,7 @@ def _mpirun(config: RunConfig, hosts: Sequence[Host], env: dict[str, str], inter
         "PRTE_MCA_prte_leave_session_attached": "1",  # else each leaves its ssh connection, and nobody holds it
         "OMPI_MCA_orte_leave_session_attached": "1",
     }
-    if interface:
+    if interface and not interface.startswith("lo"):  # Open MPI's daemons refuse a loopback by name
         settings |= {"PRTE_MCA_prte_if_include": interface, "OMPI_MCA_oob_tcp_if_include": interface}
     if os.geteuid() == 0:  # mpirun refuses to run as root unless told twice
         settings |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
