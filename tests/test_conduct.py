@@ -209,11 +209,11 @@ def test_who_is_blamed(everyone: list[Said], host: str, message: str) -> None:
     assert found["message"].startswith(message)
 
 
-# Of launchers that reach hosts by themselves: says where it is; the rank that is not on the first host then fails.
+# Of launchers that reach hosts by themselves: says who it is; the rank that is not on the first host then fails.
 RANK = """
 import os, sys, time
 rank = os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["HOROVOD_RANK"]
-print("rank", rank, "on", os.environ["FAKE_HOST"], os.environ["RINGZERO_HOSTS"], flush=True)
+print("rank", rank, "of", os.environ["RINGZERO_HOSTS"], flush=True)
 time.sleep(1 if rank == "1" else 60)
 sys.exit(3)
 """
@@ -226,13 +226,16 @@ def test_mpirun_and_horovodrun_reach_the_other_host_by_our_ssh(backend: str, tmp
     if why := launchers.unavailable(config):
         pytest.skip(why)
     hosts = description.parse("localhost:1,127.0.0.2:1")
-    ((first, command),) = spread.commands(config, hosts, 2, interface="lo", ssh=SSH)
+    reached = tmp_path / "reached"
+    ssh = Ssh(f"{SSH.command} --log {reached}")
+    ((first, command),) = spread.commands(config, hosts, 2, interface="lo", ssh=ssh)
     argv = [*command.argv[: command.argv.index(sys.executable)], sys.executable, "-c", RANK]
     made = start.part(first, dataclasses.replace(command, argv=argv), SSH, Path("/"))
     failed = conduct.run([conduct.Part(**made)], hosts)  # type: ignore[arg-type]
     said = capfd.readouterr().out
-    assert "rank 0 on localhost localhost:1,127.0.0.2:1" in said
-    assert "rank 1 on 127.0.0.2 localhost:1,127.0.0.2:1" in said
+    assert "rank 0 of localhost:1,127.0.0.2:1" in said
+    assert "rank 1 of localhost:1,127.0.0.2:1" in said
+    assert set(reached.read_text().split()) == {"127.0.0.2"}
     assert failed == {"host": "127.0.0.2", "cause": "launcher", "message": "rank 1 ended with status 3"}
 
 
