@@ -105,9 +105,9 @@ def test_a_host_that_refuses_is_named_with_what_ssh_said(tmp_path: Path, told) -
 
 def test_hosts_that_all_end_well_say_nothing_and_leave_nothing(tmp_path: Path, capfd) -> None:
     scratch = tmp_path / "scratch"
-    code = f"import pathlib; pathlib.Path({str(scratch)!r}, 'x').mkdir(parents=True); print('here')"
+    code = f"import pathlib; pathlib.Path({str(scratch)!r}, 'x').mkdir(parents=True); print('1\\r2\\rhere', end='')"
     assert conduct.run([part("a", code, scratch=scratch)], description.parse("a:1")) is None
-    assert capfd.readouterr().out == "here\n"
+    assert capfd.readouterr().out == "1\r2\rhere\n"  # a progress line stays one, and what has no end gets one
     assert not scratch.exists()  # a folder that the host does not share with the one that keeps records
 
 

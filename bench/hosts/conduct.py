@@ -36,6 +36,7 @@ OTHERS_S = 5.0  # after the first failure: the ranks of other hosts see it, and 
 CLOSE_S = 10.0  # for a tether to end what it holds; a host that does not answer must not hold up the rest
 STOPPED_S = 4.5  # the same where this process was told to stop: `processes.end` kills it after 5
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PIECE = 1 << 20  # bytes of output that are read at once
 SAID = 20_000  # characters of a host's output that are remembered: its end
 
 
@@ -60,14 +61,16 @@ class Started:
     said: str = ""
 
     def tell(self, prefix: str, *, last: bool = False) -> None:
-        """Print the whole lines that are new; the last call prints what is left."""
-        new = os.pread(self.output.fileno(), 1 << 20, self.seen)
-        end = len(new) if last else new.rfind(b"\n") + 1
-        self.seen += end
-        for line in new[:end].decode(errors="replace").splitlines():
-            self.said = f"{self.said}{line}\n"[-SAID:]
-            if line and VERDICT not in line:
-                print(f"{prefix}{line}", flush=True)
+        """Print the whole lines that are new, those that a progress line writes over too; the last call prints all."""
+        while new := os.pread(self.output.fileno(), PIECE, self.seen):
+            end = len(new) if last or len(new) == PIECE else max(new.rfind(b"\n"), new.rfind(b"\r")) + 1
+            self.seen += end
+            for line in new[:end].decode(errors="replace").splitlines(keepends=True):
+                self.said = (self.said + line)[-SAID:]
+                if line.strip() and VERDICT not in line:
+                    print(prefix + line, end="" if line.endswith(("\n", "\r")) else "\n", flush=True)
+            if not last:
+                return
 
 
 class Stopped(Exception):
