@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from rich.console import Console
 
 from bench.config import ConfigError, RunConfig
 from bench.flags import defaults
+from bench.restarts import Restarts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +28,12 @@ class Launch:
     """Print the exact command, and run nothing."""
     run_limit_s: float = 1800.0
     """A run that lasts longer is ended, with all its processes, and recorded as failed."""
+    restarts: Restarts = field(default_factory=Restarts)
 
 
 def launch(argv: Sequence[str] | None = None) -> int:
     """Returns 0 where the record says `done`, else 1."""
-    from bench import launch as start
-    from bench import launchers
+    from bench import elastic
     from bench.report import load
     from bench.report.rows import cause
 
@@ -44,14 +45,14 @@ def launch(argv: Sequence[str] | None = None) -> int:
     else:
         asked = tyro.cli(Launch, args=words, prog="ringzero launch", config=settings)
     if asked.dry_run:
-        print(launchers.command(asked.run, asked.ranks))
+        print(elastic.command(asked.run, asked.ranks, asked.restarts))
         return 0
 
     def echo(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    path = start.run(asked.run, asked.ranks, limit_s=asked.run_limit_s, echo=echo)
+    path = elastic.run(asked.run, asked.ranks, asked.restarts, limit_s=asked.run_limit_s, echo=echo)
     record = load.read(path)
     print(
         f"{record['status']}: {path}"

@@ -48,6 +48,7 @@ def sync_folder(folder: Path) -> None:
 
 # What a run that never came to it still says: readers need the fields.
 UNMEASURED: Mapping[str, Any] = {
+    "resumed": None,
     "ranks": [],
     "losses": [],
     "grad_norms": [],

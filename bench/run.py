@@ -72,8 +72,9 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
     warnings.simplefilter("ignore")
     threads = apply_threads(cores)
 
-    from bench import surroundings
+    from bench import restart, surroundings
     from bench.experiment import measure
+    from bench.keeper import Keeper
     from bench.measure import load
     from bench.record import RecordError, RecordFile, now, run_id
     from bench.report.summary import print_summary
@@ -81,6 +82,7 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
 
     backend = join(config, world)
     name = backend.gather(run_id(config.engine.label, world.size, commit()["commit"]))[0]
+    start = restart.choose(backend, config)
     file = RecordFile(config.output.results.absolute(), name)
     who = {
         "rank": world.rank,
@@ -90,7 +92,7 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
         "threads": threads,
     }
     everyone = backend.gather(who)
-    content = opening(config, world, cores, everyone) | {"run_id": name}
+    content = opening(config, world, cores, everyone) | {"run_id": name, "resumed": start.record()}
     content["world"]["device"] = backend.device.type
     around = backend.gather(surroundings.seen(cores, threads, first=world.local_rank == 0))
     content["warnings"] = surroundings.warnings(around)
@@ -109,7 +111,7 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
     watch.join(file.workdir, partial(close_record, file))
     backend.gather(None)
     workload = Workload(config, world.rank, world.size)
-    result = measure(backend, workload, config, watch, file.workdir)
+    result = measure(backend, workload, config, watch, file.workdir, Keeper(backend, config, watch, start, name))
     watch.at(backend.steps, "write")
     path = file.path
     if world.rank == 0:
