@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,12 @@ def command(config: RunConfig, ranks: int, restarts: Restarts) -> Command:
 def run(config: RunConfig, ranks: int, restarts: Restarts, *, limit_s: float, echo: Callable[[str], None]) -> Path:
     """`bench.launch.run`, again and again where that is asked for; the last record. `limit_s`: seconds of all starts together."""
     begun = time.monotonic()
+    build = partial(command, restarts=restarts) if restarts.by_launcher(config, ranks) else launchers.command
+    restarts.check(config, ranks)
     at_most = 1 if not restarts.elastic or restarts.by_launcher(config, ranks) else 1 + restarts.max_restarts
     for number in range(1, at_most + 1):
         left_s = limit_s - (time.monotonic() - begun)
-        path = launch.run(
-            config,
-            ranks,
-            limit_s=left_s,
-            echo=echo,
-            build=lambda inside, count: command(inside, count, restarts),
-        )
+        path = launch.run(config, ranks, limit_s=left_s, echo=echo, build=build)
         record = load.read(path)
         cause = (record["failure"] or {}).get("cause")
         if cause not in PASSING or number == at_most or time.monotonic() - begun >= limit_s:

@@ -95,7 +95,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
     plain = config.to_dict()
     same = {name: value for group in SAME_EXPERIMENT for name, value in plain[group].items()}
     del same["accumulation"]
-    for files in ("weights", "instructions", "images"):  # where files lie may change between two starts
+    for files in ("weights", "instructions"):  # where files lie may change between two starts
         same[files] = same[files] is not None
     return same
 
