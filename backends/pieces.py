@@ -83,9 +83,15 @@ def collect(
 
 
 class Pieces:
-    """The parts of all ranks that wrote, seen as whole flattened parameters. Nothing is put together before it is asked for."""
+    """The parts of all ranks that wrote, in rank order, seen as whole flattened parameters; put together where it is asked for.
+
+    Raises PiecesError for parts of another form, or not one from each rank of one step.
+    """
 
     def __init__(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        told = [(part["form"], part["rank"], part["size"], part["steps"]) for part in parts]
+        if told != [(FORM, rank, len(parts), parts[0]["steps"]) for rank in range(len(parts))]:
+            raise PiecesError("the parts of the checkpoint do not belong together")
         self._runs: dict[str, list[Mapping[str, Any]]] = {}
         for part in parts:
             for name, piece in part["pieces"].items():
