@@ -18,22 +18,35 @@ PASSING = ("peer lost", "interrupted", "time limit", "launcher", "error")
 LOST = ("peer lost", "interrupted")  # a rank is gone, and its place with it as far as anybody here knows
 
 
-def command(config: RunConfig, ranks: int, restarts: Restarts) -> Command:
-    """What is started. Raises as `launchers.command`, and ConfigError."""
+Build = Callable[[RunConfig, int], Command]
+
+
+def command(config: RunConfig, ranks: int, restarts: Restarts, build: Build = launchers.command) -> Command:
+    """What is started. Raises as `build`, and ConfigError."""
     restarts.check(config, ranks)
-    made = launchers.command(config, ranks)
+    made = build(config, ranks)
     if not restarts.by_launcher(config, ranks):
         return made
     program, *rest = made.argv
     return dataclasses.replace(made, argv=[program, "--max-restarts", str(restarts.max_restarts), *rest])
 
 
-def run(config: RunConfig, ranks: int, restarts: Restarts, *, limit_s: float, echo: Callable[[str], None]) -> Path:
+def run(
+    config: RunConfig,
+    ranks: int,
+    restarts: Restarts,
+    *,
+    limit_s: float,
+    echo: Callable[[str], None],
+    build: Build = launchers.command,
+) -> Path:
     """`bench.launch.run`, again and again where that is asked for; the last record. `limit_s`: seconds of all starts together."""
-    begun = time.monotonic()
-    build = partial(command, restarts=restarts) if restarts.by_launcher(config, ranks) else launchers.command
     restarts.check(config, ranks)
-    at_most = 1 if not restarts.elastic or restarts.by_launcher(config, ranks) else 1 + restarts.max_restarts
+    begun, at_most = time.monotonic(), 1
+    if restarts.by_launcher(config, ranks):
+        build = partial(command, restarts=restarts, build=build)
+    elif restarts.elastic:
+        at_most += restarts.max_restarts
     for number in range(1, at_most + 1):
         left_s = limit_s - (time.monotonic() - begun)
         path = launch.run(config, ranks, limit_s=left_s, echo=echo, build=build)

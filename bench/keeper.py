@@ -13,8 +13,8 @@ from backends.base import Backend
 from bench import checkpoints
 from bench.background import Background
 from bench.config import RunConfig
-from bench.loop import Step, Watcher
-from bench.proof import over_ranks
+from bench.loop import Step, Watcher, check_finite
+from bench.proof import over_ranks, refuse_skipped
 from bench.restart import Start, identity
 
 
@@ -71,6 +71,9 @@ class Keeper:
             return
         self.watch.at(number - 1, "checkpoint")
         begin = time.perf_counter()
+        refuse_skipped(self._new)
+        for each in self._new:
+            check_finite(each.number, each.losses)  # nobody should go on from there
         self._own += [{name: value.item() for name, value in each.losses.items()} for each in self._new]
         self._own_norms += [each.info.grad_norm for each in self._new]
         self._new.clear()

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.optim import AdamW
 
-from backends.base import EngineConfig
+from backends.base import EngineConfig, StepInfo
 from backends.single import Single
 from backends.world import World
 from bench import checkpoints, restart
@@ -23,7 +23,7 @@ from bench.background import Background
 from bench.checkpoints import CheckpointError, Damaged
 from bench.config import Checkpoints, ConfigError, Engine, Measure, Output, RunConfig, Training, Workload
 from bench.keeper import Keeper
-from bench.loop import train
+from bench.loop import NonFinite, Step, train
 from bench.measure.clock import Clock
 from bench.restart import Start
 from tests.parity.cases import Quiet
@@ -227,6 +227,17 @@ def test_what_goes_wrong_in_writing_is_raised_at_the_next_update(tmp_path, backe
         take(backend, keeper, 9)
     assert backend.steps == EVERY
     assert checkpoints.found(tmp_path) == []
+
+
+def test_nobody_goes_on_from_a_loss_that_is_no_number(tmp_path, backend):
+    keeper = Keeper(backend, config(tmp_path), Quiet(), Start(), "nan")
+    keeper.go_on(9)
+    keeper.after_update(Step(0, {"total": torch.tensor(1.0)}, StepInfo(False, None)))
+    backend.steps = EVERY
+    with pytest.raises(NonFinite):
+        keeper.after_update(Step(1, {"total": torch.tensor(float("nan"))}, StepInfo(False, None)))
+    assert checkpoints.found(tmp_path) == []
+    assert not keeper.writer.busy
 
 
 def test_a_training_that_goes_on_has_all_its_losses_and_nothing_left_is_an_error(tmp_path, backend):
