@@ -39,9 +39,9 @@ def choose(backend: Backend, config: RunConfig) -> Start:
     A torchrun that starts its ranks again gives them the flags of the first start: they go on all the same.
     """
     asked = config.checkpoints
-    goes_on = asked.resume == "auto" or os.environ.get(RESTARTS, "0") != "0"
-    if not asked.checkpoint_every and not goes_on:
+    if not asked.checkpoint_every and asked.resume == "never":
         return Start()
+    goes_on = asked.resume == "auto" or os.environ.get(RESTARTS, "0") != "0"
     told: tuple[Start | None, str] = (None, "")
     if backend.world.rank == 0:
         try:

@@ -232,6 +232,7 @@ def test_what_goes_wrong_in_writing_is_raised_at_the_next_update(tmp_path, backe
 def test_nobody_goes_on_from_a_loss_that_is_no_number(tmp_path, backend):
     keeper = Keeper(backend, config(tmp_path), Quiet(), Start(), "nan")
     keeper.go_on(9)
+    backend.steps = 1
     keeper.after_update(Step(0, {"total": torch.tensor(1.0)}, StepInfo(False, None)))
     backend.steps = EVERY
     with pytest.raises(NonFinite):
