@@ -13,6 +13,10 @@ from bench.config import Checkpoints, ConfigError, Engine, Measure, Output, RunC
 from bench.flags import parse
 
 FLAGS = {  # users type these and scripts hold them: a name that changes here breaks both
+    "--checkpoint-every",
+    "--checkpoint-folder",
+    "--checkpoint-keep",
+    "--resume",
     "--backend",
     "--zero-stage",
     "--offload-optimizer",
@@ -186,9 +190,11 @@ def test_every_field_is_read_from_its_flag():
         "--target-auroc 0.9 --target-metric image_auroc --no-bind --export e --results there --save a --load b",
         "--warmup 0 --proof-steps 0 --phase-steps 3 --exposed-steps 8 "
         "--limit-s 9 --evaluate 5 --no-bind --export e --results there --save a --load b",
+        "--checkpoint-folder c --checkpoint-keep 5",
     ]
     assert parse(" ".join(words).split()) == FULL
     assert parse(["--backend", "ring"]) == config()
+    assert parse(["--backend", "ring", "--checkpoint-every", "5", "--resume", "auto"]) == config(checkpoints=GOES_ON)
     assert parse(["--backend", "ring", "--transport", "torch"]).engine.transport == "torch"
 
 
