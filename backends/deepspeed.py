@@ -257,8 +257,9 @@ class DeepSpeed(TorchGroup):
 
     def held(self) -> list[Held]:
         live: Any = self.optimizer
+        named: list[tuple[str, Any]] = [*trained(self.engine.module)]
         held = []
-        for name, p in trained(self.engine.module):
+        for name, p in named:
             if not self.config.zero_stage:
                 held.append(Held(name, p.numel(), 0, flat(p), p))
             elif self.config.zero_stage == 3:  # each parameter is cut on its own, the last parts filled up

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 
 from backends.base import Backend, EngineConfig
 from backends.local import copies, cut
@@ -55,11 +56,10 @@ def join(kind: str, timeout_s: float) -> None:
     each start has names of its own there.
     """
     limit = timedelta(seconds=timeout_s)
-    store, rank, size = next(dist.rendezvous("env://", timeout=limit))
+    store, rank, size = next(rendezvous("env://", timeout=limit))
     start = os.environ.get(RESTARTS, "0")
-    dist.init_process_group(
-        kind, store=dist.PrefixStore(f"start {start}", store), rank=rank, world_size=size, timeout=limit
-    )
+    own = dist.PrefixStore(f"start {start}", store)  # type: ignore[attr-defined] # torch leaves it out of its list of names
+    dist.init_process_group(kind, store=own, rank=rank, world_size=size, timeout=limit)
 
 
 def past_sockets(device: torch.device) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bench import elastic, launch, launchers
+from bench import elastic, launchers
 from bench.config import Checkpoints, Engine, Measure, Output, RunConfig, Training
 from bench.matrix import engine
 from bench.restarts import Restarts
@@ -107,7 +107,7 @@ def test_killed_and_gone_on(tmp_path: Path, start: Any, straight: Any, label: st
     draw = random.Random(seed)
     for kill in range(max(1, RESUMES)):
         optimizer, folder = ("sgd" if kill % 2 else "adamw"), tmp_path / str(kill)
-        asked, at, seconds = training(folder, label, optimizer), draw.randrange(EVERY, STEPS), draw.uniform(0, 0.2)
+        asked, at, seconds = training(folder, label, optimizer), draw.randrange(1 if RESUMES else EVERY, STEPS), draw.uniform(0, 0.2)
         record = start(asked, RANKS, f"{at}:{seconds:.3f}")
         print(label, optimizer, f"killed at step {at} + {seconds:.3f} s, gone on from", record["resumed"])
         check(record, folder)
