@@ -201,7 +201,9 @@ class RunConfig:
                 raise ConfigError("--target-auroc is looked for every so many steps; add --evaluate-every 5, say")
         if self.checkpoints.checkpoint_every or self.checkpoints.resume != "never":
             if self.output.load is not None:
-                raise ConfigError("--load and --checkpoint-every or --resume both say what to go on from: leave one out")
+                raise ConfigError(
+                    "--load and --checkpoint-every or --resume both say what to go on from: leave one out"
+                )
             if self.measure.evaluate_every:
                 raise ConfigError(
                     "--evaluate-every tells the time of a whole training, and one that goes on knows that of its last part: "

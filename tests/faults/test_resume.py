@@ -107,7 +107,8 @@ def test_killed_and_gone_on(tmp_path: Path, start: Any, straight: Any, label: st
     draw = random.Random(seed)
     for kill in range(max(1, RESUMES)):
         optimizer, folder = ("sgd" if kill % 2 else "adamw"), tmp_path / str(kill)
-        asked, at, seconds = training(folder, label, optimizer), draw.randrange(1 if RESUMES else EVERY, STEPS), draw.uniform(0, 0.2)
+        at, seconds = draw.randrange(1 if RESUMES else EVERY, STEPS), draw.uniform(0, 0.2)
+        asked = training(folder, label, optimizer)
         record = start(asked, RANKS, f"{at}:{seconds:.3f}")
         print(label, optimizer, f"killed at step {at} + {seconds:.3f} s, gone on from", record["resumed"])
         check(record, folder)
