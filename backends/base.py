@@ -183,7 +183,7 @@ class Backend(ABC):
         try:
             pieces = Pieces(parts)
             pieces.check({name: getattr(p, "ds_numel", p.numel()) for name, p in trained(self.model)})
-            put_back(self.held(), self._updates().state, pieces)
+            put_back(self.held(), self._updates(), pieces)
         except PiecesError as error:
             raise BackendError(f"{self.name}: {error}") from error
         self.steps = parts[0]["steps"]

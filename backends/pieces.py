@@ -4,12 +4,13 @@ A rank gives what it holds; whoever goes on, under any engine on any number of r
 value is changed on the way, so the same engine on as many ranks goes on bit for bit.
 """
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 FORM = 1  # of a part, as `Backend.snapshot` makes it
 VALUES = "parameter"  # the values themselves, beside whatever the optimizer keeps of them under its own names
@@ -134,17 +135,19 @@ class Pieces:
             yield run["start"], run["tensors"][key]
 
 
-def put_back(held: Sequence[Held], state: MutableMapping[Tensor, dict[str, Any]], pieces: Pieces) -> None:
+def put_back(held: Sequence[Held], optimizer: Optimizer, pieces: Pieces) -> None:
     """Undo `collect` in place, whoever collected: the optimizer's state is made anew, then all values are filled in."""
+    state = optimizer.state
+    with_values = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
     for each in held:
         state[each.owner] = {}  # once an owner, however many parameters lie in it
     for each in held:
-        own = state[each.owner]
+        own, place = state[each.owner], each.owner.device if with_values else "cpu"  # where it counts its updates
         for key in pieces.keys(each.name):
             if key != VALUES and key not in own:
                 own[key] = torch.zeros_like(each.owner.detach())
         own |= {
-            key: value.clone() if isinstance(value, Tensor) else value
+            key: value.to(place, copy=True) if isinstance(value, Tensor) else value
             for key, value in pieces.scalars(each.name).items()
         }
         for key, view in each.tensors(state).items():

@@ -97,6 +97,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
     del same["accumulation"]
     for files in ("weights", "instructions"):  # where files lie may change between two starts
         same[files] = same[files] is not None
+    same["engine_adam"] = config.tuning.engine_adam  # DeepSpeed's own update counts its steps in another form
     return same
 
 
