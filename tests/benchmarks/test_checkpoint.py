@@ -13,7 +13,7 @@ from tests.parity.conftest import launch
 
 WORKER = Path(__file__).with_name("checkpointed.py")
 PAIRS = int(os.environ.get("RINGZERO_PAIRS", 16))
-BLOCKED = 0.1  # of the time of five steps, for the snapshot and for waiting
+BLOCKED, RATIO = 0.03, 1.1  # half a percent and 1.02 were seen on two cores that do the writing too
 
 
 @pytest.mark.parametrize("backend", ["ring", "fsdp"])
@@ -32,4 +32,4 @@ def test_a_checkpoint_every_fifth_step_costs_little(benchmark: BenchmarkFixture,
         f"[{info['blocked_low']:.2%}, {info['blocked_high']:.2%}]"
     )
     assert info["blocked_low"] <= BLOCKED
-    assert info["ratio_low"] <= 1 + 2 * BLOCKED
+    assert info["ratio_low"] <= RATIO
