@@ -47,7 +47,9 @@ def close(
     """
     host = _read(folder / HOST_FILE)
     end = _better(end, folder, log, host)
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(
+        folder.glob("*.json"), reverse=True
+    ):  # a launcher that starts ranks again leaves one of each start
         try:
             record = json.loads(path.read_text())
         except json.JSONDecodeError:
@@ -80,6 +82,17 @@ def close(
         **{f"{each}_reason": "the run ended before it wrote a record" for each in EMPTY},
     }
     return RecordFile(folder, name).finish(content | _ending(end, log, None, host))
+
+
+def close_earlier(folder: Path, last: Path, log: Path) -> list[Path]:
+    """Records of the starts before the last one, finished: a launcher that starts lost ranks again leaves them in its folder."""
+    earlier = sorted(path for path in folder.glob("*.json") if path.name != last.name)
+    for path in earlier:
+        record = json.loads(path.read_text())
+        if record["status"] == "running":
+            end = End("launcher", "all its ranks were lost at once; the launcher started them again")
+            RecordFile(folder, path.stem).finish({**UNMEASURED, **record} | _ending(end, log, None, None))
+    return earlier
 
 
 def _better(end: End, folder: Path, log: Path, host: dict[str, Any] | None) -> End:

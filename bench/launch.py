@@ -81,6 +81,8 @@ def keep(
     """Move the finished record and the log out of the private folder, and remove that. Returns the record's new path."""
     results, log = config.output.results, private / "log"
     record = failed.close(private, config, ranks, what.argv, end, log, started, place, what.env.get(HOSTS))
+    for earlier in failed.close_earlier(private, record, log):
+        earlier.replace(results / earlier.name)
     target = record.replace(results / record.name)  # its name holds the millisecond of its start
     if log.exists():
         log.replace(target.with_suffix(".log"))

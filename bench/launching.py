@@ -9,6 +9,7 @@ import tyro
 from bench.config import RunConfig
 from bench.flags import defaults
 from bench.hosts.asked import Where
+from bench.restarts import Restarts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +24,12 @@ class Launch:
     """Print the exact commands, and run nothing; no host is looked at."""
     run_limit_s: float = 1800.0
     """A run that lasts longer is ended, with all its processes on every host, and recorded as failed."""
+    restarts: Restarts = field(default_factory=Restarts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 where the record says `done`, else 1."""
-    from bench import launch, launchers
+    from bench import elastic, launchers
     from bench.hosts import description, spread
     from bench.hosts.ready import ready
     from bench.report import load
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.run.engine.backend == "single" and asked.ranks is None:
         ranks = 1
     if asked.dry_run and hosts is None:
-        print(launchers.command(asked.run, ranks))
+        print(elastic.command(asked.run, ranks, asked.restarts))
         return 0
     if asked.dry_run and hosts is not None:
         where = asked.where
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked.run.micro_batch(ranks)  # before hosts are asked
     there = ready(asked.where, asked.run.output.results, lambda note: print(f"! {note}", file=sys.stderr))
     build = there.build() if there else launchers.command
-    path = launch.run(asked.run, ranks, limit_s=asked.run_limit_s, echo=echo, build=build)
+    path = elastic.run(asked.run, ranks, asked.restarts, limit_s=asked.run_limit_s, echo=echo, build=build)
     record = load.read(path)
     print(
         f"{record['status']}: {path}"

@@ -73,8 +73,9 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
     warnings.simplefilter("ignore")
     threads = apply_threads(cores)
 
-    from bench import surroundings
+    from bench import restart, surroundings
     from bench.experiment import measure
+    from bench.keeper import Keeper
     from bench.measure import load
     from bench.record import RecordError, RecordFile, now, run_id
     from bench.report.summary import print_summary
@@ -82,6 +83,7 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
 
     backend = join(config, world)
     name = backend.gather(run_id(config.engine.label, world.size, commit()["commit"]))[0]
+    start = restart.choose(backend, config)
     file = RecordFile(config.output.results.absolute(), name)
     who = {
         "rank": world.rank,
@@ -91,7 +93,7 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
         "threads": threads,
     }
     everyone = backend.gather(who)
-    content = opening(config, world, cores, everyone) | {"run_id": name}
+    content = opening(config, world, cores, everyone) | {"run_id": name, "resumed": start.record()}
     content["world"]["device"] = backend.device.type
     around = backend.gather(surroundings.seen(cores, threads, first=world.local_rank == 0))
     content["warnings"] = surroundings.warnings(around)
@@ -110,7 +112,7 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
     watch.join(file.workdir, partial(close_record, file, content))
     backend.gather(None)
     workload = Workload(config, world.rank, world.size)
-    result = measure(backend, workload, config, watch, file.workdir)
+    result = measure(backend, workload, config, watch, file.workdir, Keeper(backend, config, watch, start, name))
     watch.at(backend.steps, "write")
     path = file.path
     if world.rank == 0:
@@ -181,9 +183,7 @@ def opening(config: RunConfig, world: World, cores: Cores, everyone: Sequence[Ma
     }
 
 
-def close_record(
-    file: "RecordFile", content: dict[str, Any], failure: Failure, measured: Mapping[int, Any]
-) -> None:
+def close_record(file: "RecordFile", content: dict[str, Any], failure: Failure, measured: Mapping[int, Any]) -> None:
     """Write the failure and what was measured until then into the record, and say the one message."""
     from bench.record import now
 

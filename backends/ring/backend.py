@@ -3,16 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from backends.base import BackendError, BackendUnavailable, EngineConfig
+from backends.group import join as join_group
 from backends.group import past_sockets
 from backends.replica import Replica
 from backends.ring.algorithm import ring_allreduce
@@ -48,7 +47,7 @@ def join(world: World, config: EngineConfig) -> Transport:
             "--transport torch needs torchrun: torchrun --nproc-per-node 2 -m bench.run --backend ring"
         )
     kind = "cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo"
-    dist.init_process_group(kind, timeout=timedelta(seconds=config.timeout_s))
+    join_group(kind, config.timeout_s)
     return TorchTransport()
 
 
