@@ -2,7 +2,7 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from backends.pieces import FORM, Held, Pieces, PiecesError, collect, put_back
 from backends.tuning import Tuning
 from backends.world import World
 
@@ -63,7 +64,7 @@ class Backend(ABC):
 
     After `step()`, `full_state()` is what a single process would hold had it taken the mean loss over all ranks'
     micro-batches together. Order of calls: `setup`, then per step `accumulation` times (`forward`, `backward`) and one
-    `step`; `setup` may be called again with another model. `gather`, `full_state`, `save` and `load` are collective.
+    `step`; `setup` may be called again with another model. `gather`, `full_state`, `save`, `load` and `restore` are collective.
     """
 
     name: ClassVar[str]
@@ -147,6 +148,57 @@ class Backend(ABC):
     @abstractmethod
     def load(self, directory: Path) -> None:
         """Take up what `save` wrote with the same model, engine and rank count, after `setup`."""
+
+    @abstractmethod
+    def held(self) -> list[Held]:
+        """Where each trained value of this rank lies, with the optimizer's state of it."""
+
+    @property
+    def replicated(self) -> bool:
+        """Whether every rank holds all of it, equal on all."""
+        return True
+
+    def snapshot(self) -> dict[str, Any]:
+        """This rank's part of the state between two steps, as CPU copies; a copy in memory, nothing is exchanged.
+
+        The parts of all ranks together are what `restore` takes. Of what all ranks hold each gives its share.
+        """
+        share = (self.world.rank, self.world.size) if self.replicated else None
+        return {
+            "form": FORM,
+            "steps": self.steps,
+            "rank": self.world.rank,
+            "size": self.world.size,
+            "lr": self._updates().param_groups[0]["lr"],
+            "rng": rng_state(),
+            "pieces": collect(self.held(), self._updates().state, share),
+        }
+
+    def restore(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        """Take up what the ranks of another run of the same model gave by `snapshot`, in rank order, after `setup`. Collective.
+
+        As many ranks of the same engine go on bit for bit. Another number of ranks, or another engine, holds the same values;
+        its sums round differently from there on. Raises BackendError for parts that are not all of this model's state.
+        """
+        try:
+            pieces = Pieces(parts)
+            pieces.check({name: getattr(p, "ds_numel", p.numel()) for name, p in trained(self.model)})
+            put_back(self.held(), self._updates(), pieces)
+        except PiecesError as error:
+            raise BackendError(f"{self.name}: {error}") from error
+        self.steps = parts[0]["steps"]
+        self.set_lr(parts[0]["lr"])
+        self._restored()
+        set_rng_state(parts[self.world.rank % len(parts)]["rng"])
+        self.gather(None)
+
+    def _updates(self) -> Optimizer:
+        """The torch optimizer that makes the updates."""
+        assert self.optimizer is not None
+        return self.optimizer
+
+    def _restored(self) -> None:  # noqa: B027 - a default that does nothing is meant
+        """Make what the engine keeps beside the held values agree with them."""
 
     @abstractmethod
     def holdings(self) -> dict[str, list[Tensor]]:

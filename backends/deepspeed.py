@@ -30,6 +30,7 @@ from backends.base import (
     written_whole,
 )
 from backends.group import TorchGroup, broadcast_from_first
+from backends.pieces import Held, flat
 from backends.world import World
 
 TAG = "ringzero"
@@ -249,6 +250,45 @@ class DeepSpeed(TorchGroup):
             "optimizer": [*optimizer_tensors(self._torch_optimizer()), *masters],
             "buffers": [*self.engine.module.buffers(), *buckets, *staging],
         }
+
+    @property
+    def replicated(self) -> bool:
+        return not self.config.zero_stage
+
+    def held(self) -> list[Held]:
+        live: Any = self.optimizer
+        named: list[tuple[str, Any]] = [*trained(self.engine.module)]
+        held = []
+        for name, p in named:
+            if not self.config.zero_stage:
+                held.append(Held(name, p.numel(), 0, flat(p), p))
+            elif self.config.zero_stage == 3:  # each parameter is cut on its own, the last parts filled up
+                group, offset, cut = live.grad_position[live.get_param_id(p)]
+                owner = live.fp32_partitioned_groups_flat[group]
+                start = min(p.ds_numel, cut * self.world.rank)
+                values = owner.detach()[offset : offset + min(cut, p.ds_numel - start)]
+                held.append(Held(name, p.ds_numel, start, values, owner, offset))
+            elif (
+                link := p._hp_mapping
+            ) is not None:  # one flat buffer is cut: some parameters lie on other ranks alone
+                owner = live.single_partition_of_fp32_groups[link.param_group_index]
+                start, offset = link.lp_fragment_address.start, link.hp_fragment_address.start
+                held.append(Held(name, p.numel(), start, flat(link.hp_fragment), owner, offset))
+        return held
+
+    def _updates(self) -> torch.optim.Optimizer:
+        return self._torch_optimizer()
+
+    def _restored(self) -> None:
+        live: Any = self.optimizer
+        if self.config.zero_stage == 3:
+            for group in range(len(live.fp32_partitioned_groups_flat)):
+                live._reassign_or_swap_out_partitioned_parameters(group)
+        elif self.config.zero_stage:
+            live.update_lp_params()  # gathers what the other ranks hold
+        self.engine.global_steps = self.steps
+        self.engine.micro_steps = self.steps * self.config.accumulation
+        self.engine.global_samples = self.steps * self.engine.train_batch_size()
 
     def save(self, directory: Path) -> None:
         self.engine.save_checkpoint(

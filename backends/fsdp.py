@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from backends.base import (
     BackendError,
@@ -23,6 +24,7 @@ from backends.base import (
     written_whole,
 )
 from backends.group import TorchGroup, broadcast_from_first
+from backends.pieces import Held, flat
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -120,6 +122,19 @@ class FSDP(TorchGroup):
     def release(self) -> None:
         self.parameters = []  # they know the mesh, and the mesh its process group
         super().release()
+
+    def held(self) -> list[Held]:
+        held = []
+        for name, p in trained(self.model):
+            assert isinstance(p, DTensor)
+            _, begin = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)  # shards are of rows
+            row = p.numel() // p.shape[0]
+            held.append(Held(name, p.numel(), begin[0] * row, flat(p), p))
+        return held
+
+    @property
+    def replicated(self) -> bool:
+        return False
 
     def holdings(self) -> dict[str, list[Tensor]]:
         assert self.optimizer is not None

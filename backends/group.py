@@ -9,10 +9,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 
 from backends.base import Backend, EngineConfig
 from backends.local import copies, cut
 from backends.world import World
+
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # torchrun's variable: how often it has started the ranks again
 
 
 class TorchGroup(Backend):
@@ -25,7 +28,7 @@ class TorchGroup(Backend):
             torch.cuda.set_device(self.device)
             kind = "cpu:gloo,cuda:nccl"
         self.local: dict[str, Any] = {}  # collectives without a wire, once they were needed
-        dist.init_process_group(kind, timeout=timedelta(seconds=config.timeout_s))
+        join(kind, config.timeout_s)
 
     def without_exchange(self) -> AbstractContextManager[None]:
         return cut(copies, self.local)
@@ -44,6 +47,19 @@ class TorchGroup(Backend):
         gc.collect()  # what still refers to the group would end its threads while the interpreter is already leaving
         if dist.is_initialized():
             dist.destroy_process_group()  # a group that is left standing aborts some processes at exit
+
+
+def join(kind: str, timeout_s: float) -> None:
+    """Make the default process group of all ranks that the launcher started.
+
+    torchrun starts failed ranks again beside the store of the first start, where the addresses of the dead still stand: so
+    each start has names of its own there.
+    """
+    limit = timedelta(seconds=timeout_s)
+    store, rank, size = next(rendezvous("env://", timeout=limit))
+    start = os.environ.get(RESTARTS, "0")
+    own = dist.PrefixStore(f"start {start}", store)  # type: ignore[attr-defined] # torch leaves it out of its list of names
+    dist.init_process_group(kind, store=own, rank=rank, world_size=size, timeout=limit)
 
 
 def past_sockets(device: torch.device) -> str | None:

@@ -20,6 +20,7 @@ from backends.base import (
     trained,
     written_whole,
 )
+from backends.pieces import Held, flat
 
 
 class Replica(Backend):
@@ -83,6 +84,9 @@ class Replica(Backend):
     def full_state(self, *, frozen: bool = False) -> dict[str, Tensor]:
         chosen = self.model.named_parameters() if frozen else trained(self.model)
         return {name: p.detach().to("cpu", copy=True) for name, p in chosen}
+
+    def held(self) -> list[Held]:
+        return [Held(name, p.numel(), 0, flat(p), p) for name, p in trained(self.model)]
 
     def holdings(self) -> dict[str, list[Tensor]]:
         assert self.optimizer is not None

@@ -135,6 +135,21 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """What a run that is cut short goes on from."""
+
+    checkpoint_every: int = 0
+    """Write a checkpoint after every so many steps, beside the training: a loss costs at most that many steps (0: none)."""
+    checkpoint_folder: Path = Path("checkpoints")
+    """Folder of this training's checkpoints, one training a folder; ranks on several hosts must all see it."""
+    checkpoint_keep: int = 2
+    """Keep so many of the newest; the older ones are removed."""
+    resume: Literal["never", "auto"] = "never"
+    """auto: go on from the newest whole checkpoint in --checkpoint-folder, on any number of ranks and under any engine; from step
+    0 where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run: one engine, one rank count, one workload."""
 
@@ -144,6 +159,7 @@ class RunConfig:
     measure: Measure = field(default_factory=Measure)
     tuning: Tuning = field(default_factory=Tuning)
     output: Output = field(default_factory=Output)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
     def __post_init__(self) -> None:
         counts = {
@@ -151,6 +167,7 @@ class RunConfig:
             "accumulation": self.training.accumulation,
             "steps": self.training.steps,
             "shots": self.workload.shots,
+            "checkpoint_keep": self.checkpoints.checkpoint_keep,
         }
         for name, value in counts.items():
             if value < 1:
@@ -162,6 +179,7 @@ class RunConfig:
             "proof_steps": self.measure.proof_steps,
             "phase_steps": self.measure.phase_steps,
             "exposed_steps": self.measure.exposed_steps,
+            "checkpoint_every": self.checkpoints.checkpoint_every,
             "clip_norm": self.training.clip_norm,
             "weight_decay": self.training.weight_decay,
         }
@@ -181,6 +199,16 @@ class RunConfig:
                 raise ConfigError(f"--target-auroc is {self.measure.target_auroc}; it is a fraction of 1, such as 0.9")
             if not self.measure.evaluate_every:
                 raise ConfigError("--target-auroc is looked for every so many steps; add --evaluate-every 5, say")
+        if self.checkpoints.checkpoint_every or self.checkpoints.resume != "never":
+            if self.output.load is not None:
+                raise ConfigError(
+                    "--load and --checkpoint-every or --resume both say what to go on from: leave one out"
+                )
+            if self.measure.evaluate_every:
+                raise ConfigError(
+                    "--evaluate-every tells the time of a whole training, and one that goes on knows that of its last part: "
+                    "leave out --checkpoint-every and --resume, or take --evaluate alone"
+                )
         if self.engine.offload_optimizer and (self.engine.backend != "deepspeed" or self.engine.zero_stage == 0):
             raise ConfigError("--offload-optimizer needs --backend deepspeed with --zero-stage 1, 2 or 3")
         if self.tuning.changed() and (why := self.tuning.wrong(self.engine.label)):

@@ -32,9 +32,8 @@ class Curve:
         self.points: list[dict[str, Any]] = []
         self._net: AnomalyGPT | None = None
 
-    def windows(self) -> Iterator[int]:
-        """Steps of each stretch of training between two evaluations; all in one where there are none."""
-        left = self.workload.steps
+    def windows(self, left: int) -> Iterator[int]:
+        """Steps of each stretch of the `left` ones between two evaluations; all in one where there are none."""
         if self.every:
             self._point()
         while left:

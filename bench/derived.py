@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bench.config import ConfigError
+from bench.record import first_step
 
 Record = Mapping[str, Any]
 HOURS = 3600.0
@@ -96,4 +97,4 @@ def _energy(record: Record) -> Value:
     if len(record["world"].get("hosts") or ()) > 1:
         return Value(None, "the counters of one host only were read")
     training = record["config"]["training"]
-    return Value(energy["joules"] / (training["global_batch"] * len(record["losses"])))
+    return Value(energy["joules"] / (training["global_batch"] * (len(record["losses"]) - first_step(record))))

@@ -13,6 +13,7 @@ from torch import Tensor
 from backends.base import Backend
 from bench.config import RunConfig
 from bench.curve import Curve
+from bench.keeper import Keeper
 from bench.loop import Step, train
 from bench.measure.allocator import Allocator
 from bench.measure.clock import Clock
@@ -32,7 +33,9 @@ from bench.workload import Workload, optimizer_factory
 from model.checkpoints import save_delta
 
 
-def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watch, scratch: Path) -> dict[str, Any]:
+def measure(
+    backend: Backend, workload: Workload, config: RunConfig, watch: Watch, scratch: Path, keeper: Keeper
+) -> dict[str, Any]:
     """Everything that one run measures, as record fields; whole on rank 0, the other ranks help. `scratch` is shared by all."""
     training = config.training
     factory = optimizer_factory(
@@ -52,14 +55,17 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     memory: dict[str, Any] = {"setup_peak_bytes": peak.take(), **model}
     if config.output.load is not None:
         backend.load(config.output.load)
-    workload.make_ahead(range(backend.steps, backend.steps + max(workload.steps, config.measure.warmup)))
+    last = backend.steps + workload.steps
+    keeper.go_on(last)
+    left = last - backend.steps
+    workload.make_ahead(range(backend.steps, backend.steps + max(left, config.measure.warmup)))
     memory |= warm_up(backend, workload, config, watch, scratch, peak, moment)
 
     clock = Clock(backend.device)
     watch.measured |= {"step_s": clock.step_s, "data_s": clock.data_s}
     progress = Progress(
         f"{config.engine.label} x{backend.world.size}",
-        workload.steps,
+        left,
         training.global_batch,
         show=backend.world.rank == 0,
     )
@@ -69,8 +75,8 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     gpus = gpu_names(backend.world.local_size) if backend.device.type == "cuda" else []
     energy, load, curve, steps = Energy(gpus), Load(), Curve(backend, workload, watch), list[Step]()
     allocator = Allocator(backend.device)
-    lr = partial(lr_at, total=backend.steps + workload.steps, peak=training.lr, kind=training.schedule)
-    for count in curve.windows():
+    lr = partial(lr_at, total=last, peak=training.lr, kind=training.schedule)
+    for count in curve.windows(left):
         with quiet_collector(), allocator, traffic, load, energy:
             steps += train(
                 backend,
@@ -80,15 +86,18 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
                 clock=clock,
                 watch=watch,
                 lr=lr,
+                before_update=keeper.before_update,
+                after_update=keeper.after_update,
                 after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
             )
     refuse_skipped(steps)
+    kept = keeper.close()
     memory |= allocator.fields
     sent_now = backend.sent_bytes()
     own = None if sent is None or sent_now is None else sent_now - sent
 
     watch.at(backend.steps, "gather")
-    rank = {"step_s": clock.step_s, "data_s": clock.data_s, "load": load.seconds, "memory": memory}
+    rank = {"step_s": clock.step_s, "data_s": clock.data_s, "load": load.seconds, "memory": memory, "checkpoints": kept}
     watch.measured |= rank
     losses = mean_losses(backend, steps)
     state = backend.full_state()
@@ -97,8 +106,8 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
         "asked": backend.asked(),
         "applied": backend.applied(),
         "native": getattr(backend, "native", None),
-        "losses": losses,
-        "grad_norms": [step.info.grad_norm for step in steps],
+        "losses": keeper.losses + losses,
+        "grad_norms": keeper.norms + [step.info.grad_norm for step in steps],
         "skipped_steps": 0,
         "parameters": parameters,
         "traffic": told(backend.gather(traffic.counts()), backend.gather(own), len(steps), backend.past_sockets()),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bench import stats
 from bench.derived import NOTHING, Stated, derive
 from bench.exposed import steps_by_kind
+from bench.record import first_step
 from bench.report.load import Loaded
 from bench.report.load import load as read
 from bench.report.rows import cause, device, machine, memory_bytes, track
@@ -198,13 +199,13 @@ def _flat(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _steps(record: Record) -> Iterable[dict[str, Any]]:
     run = {"run_id": record["run_id"], "engine": record["engine"]["label"], "ranks": record["world"]["size"]}
-    losses = record["losses"] or []
+    losses, begun = record["losses"] or [], first_step(record)
     for place, rank in enumerate(record["ranks"]):
         loading = rank.get("data_s") or []
         for step, seconds in enumerate(rank.get("step_s") or []):
-            own = {"rank": rank.get("rank", place), "step": step, "step_s": seconds}
+            own = {"rank": rank.get("rank", place), "step": begun + step, "step_s": seconds}
             data = loading[step] if step < len(loading) else None
-            parts = losses[step].items() if step < len(losses) else ()
+            parts = losses[begun + step].items() if begun + step < len(losses) else ()
             yield run | own | {"data_s": data} | {f"loss_{name}": value for name, value in parts}
 
 

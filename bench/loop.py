@@ -44,12 +44,14 @@ def train(
     watch: Watcher,
     lr: Callable[[int], float] | None = None,
     before_update: Callable[[], None] = lambda: None,
+    after_update: Callable[[Step], None] = lambda step: None,
     after_step: Callable[[Step], None] = lambda step: None,
 ) -> list[Step]:
     """Take `steps` optimizer steps from where the backend stands; each is `accumulation` micro-batches.
 
     `lr` gives the learning rate of a step by its number; without it the optimizer keeps its own.
-    `before_update` runs while all gradients exist, `after_step` outside the clock. Raises NonFinite.
+    `before_update` runs while all gradients exist, `after_update` when the step is taken, both under the clock; `after_step`
+    outside it. Raises NonFinite.
     """
     done = []
     for number in range(backend.steps, backend.steps + steps):
@@ -72,9 +74,10 @@ def train(
             before_update()
             watch.at(number, "update")
             info = backend.step()
-        assert sums is not None
-        means = sums / accumulation
-        done.append(Step(number, dict(zip(losses._fields, means.unbind(), strict=True)), info))
+            assert sums is not None
+            means = sums / accumulation
+            done.append(Step(number, dict(zip(losses._fields, means.unbind(), strict=True)), info))
+            after_update(done[-1])
         if (
             backend.device.type == "cpu" and not means.isfinite().all()
         ):  # on a GPU looking would wait: there, at the end

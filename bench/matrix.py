@@ -86,6 +86,8 @@ class Matrix:
             raise MatrixError(f"{self.name}: weak scaling needs rank_batch, the samples of one rank in a step, from 1")
         if self.scaling == "strong" and self.rank_batch is not None:
             raise MatrixError(f'{self.name}: rank_batch is for weak scaling; type: scaling = "weak"')
+        if "checkpoints" in self.config:
+            raise MatrixError(f"{self.name}: runs that are compared begin at step 0; take config.checkpoints out")
         if any(size < 1 for size in self.micro_batch):
             raise MatrixError(
                 f"{self.name}: micro_batch is {list(self.micro_batch)}; it must list whole numbers from 1"

@@ -68,8 +68,15 @@ def refuse_skipped(steps: Sequence[Step]) -> None:
 def mean_losses(backend: Backend, steps: Sequence[Step]) -> list[dict[str, float]]:
     """Losses of the global batch, one entry a step: the mean over ranks, whose shares are equal."""
     own = [{name: value.item() for name, value in step.losses.items()} for step in steps]
-    everyone = backend.gather(own)
-    return [{name: sum(rank[i][name] for rank in everyone) / len(everyone) for name in own[i]} for i in range(len(own))]
+    return over_ranks(backend.gather(own))
+
+
+def over_ranks(everyone: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
+    """One entry a step: the mean of what the ranks have."""
+    return [
+        {name: sum(rank[i][name] for rank in everyone) / len(everyone) for name in own}
+        for i, own in enumerate(everyone[0])
+    ]
 
 
 def summary(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -21,6 +21,11 @@ class RecordError(RuntimeError):
     """The results folder can't take a record; the message says what to change."""
 
 
+def first_step(record: Mapping[str, Any]) -> int:
+    """Steps that the training had behind it where this run began: `losses` has those too, `step_s` has its own alone."""
+    return int((record.get("resumed") or {"step": 0})["step"])
+
+
 def now() -> str:
     """UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -48,6 +53,7 @@ def sync_folder(folder: Path) -> None:
 
 # What a run that never came to it still says: readers need the fields.
 UNMEASURED: Mapping[str, Any] = {
+    "resumed": None,
     "ranks": [],
     "losses": [],
     "grad_norms": [],

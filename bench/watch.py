@@ -22,9 +22,10 @@ TICK_S = 0.25
 LULL_S = 0.25  # before looking again for a first cause; a launcher that ends its ranks gives them a second in all
 GRACE_S = 3.0  # how long the others wait for the record to be closed before they leave, and for a late first cause
 BEAT_BYTES = 96  # fixed, written in place: a full disk does not silence a heartbeat
-ORDER = ("join", "build", "setup", "data", "forward", "backward", "update", "gather", "evaluate", "write", "close")
-# Fetching and converting pretrained towers, once in a machine's life; building a model and giving it to an engine.
-SLOW_PHASES = {"build": 1800.0, "setup": 600.0, "evaluate": 600.0}
+ORDER = ("join", "build", "setup", "data", "forward", "backward", "checkpoint", "update", "gather", "evaluate", "write",
+         "close")  # fmt: skip
+# Fetching and converting pretrained towers, once in a machine's life; building a model and giving it to an engine; a disk.
+SLOW_PHASES = {"build": 1800.0, "setup": 600.0, "evaluate": 600.0, "checkpoint": 600.0}
 BEATS_S = 5.0  # between two readings of all heartbeats while this rank gets on
 SILENT_S = 60.0  # a process that shows no sign of life at all; less may be one that imports
 

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from backends.tuning import Tuning
-from bench.config import ConfigError, Engine, Measure, Output, RunConfig, Training, Workload
+from bench.config import Checkpoints, ConfigError, Engine, Measure, Output, RunConfig, Training, Workload
 from bench.flags import parse
 
 FLAGS = {  # users type these and scripts hold them: a name that changes here breaks both
+    "--checkpoint-every",
+    "--checkpoint-folder",
+    "--checkpoint-keep",
+    "--resume",
     "--backend",
     "--zero-stage",
     "--offload-optimizer",
@@ -121,22 +125,27 @@ FULL = RunConfig(
         bind=False,
     ),
     output=Output(results=Path("there"), save=Path("a"), export=Path("e"), load=Path("b")),
+    checkpoints=Checkpoints(checkpoint_folder=Path("c"), checkpoint_keep=5),
 )
+GOES_ON = Checkpoints(checkpoint_every=5, resume="auto")  # not with what else FULL has
 
 
-@pytest.mark.parametrize("whole", [config(), FULL], ids=["defaults", "nothing left to defaults"])
+@pytest.mark.parametrize(
+    "whole", [config(), FULL, config(checkpoints=GOES_ON)], ids=["defaults", "nothing left to defaults", "goes on"]
+)
 def test_json_and_back(whole):
     plain = json.loads(json.dumps(whole.to_dict()))
     assert plain == whole.to_dict()
     assert RunConfig.from_dict(plain) == whole
-    assert set(plain) == {"engine", "workload", "training", "measure", "tuning", "output"}
+    assert set(plain) == {"engine", "workload", "training", "measure", "tuning", "output", "checkpoints"}
 
 
 def test_full_differs_from_the_defaults_everywhere():
     """Else the round trip above would not see a field that is lost."""
     for group in dataclasses.fields(RunConfig):
         for each in dataclasses.fields(getattr(FULL, group.name)):
-            if each.name != "transport" and group.name != "tuning":  # no engine has all of these: test_tuning.py
+            excused = each.name in ("transport", "checkpoint_every", "resume") or group.name == "tuning"
+            if not excused:  # what no run has together: test_tuning.py, and GOES_ON
                 assert getattr(getattr(FULL, group.name), each.name) != each.default, each.name
 
 
@@ -181,9 +190,11 @@ def test_every_field_is_read_from_its_flag():
         "--target-auroc 0.9 --target-metric image_auroc --no-bind --export e --results there --save a --load b",
         "--warmup 0 --proof-steps 0 --phase-steps 3 --exposed-steps 8 "
         "--limit-s 9 --evaluate 5 --no-bind --export e --results there --save a --load b",
+        "--checkpoint-folder c --checkpoint-keep 5",
     ]
     assert parse(" ".join(words).split()) == FULL
     assert parse(["--backend", "ring"]) == config()
+    assert parse(["--backend", "ring", "--checkpoint-every", "5", "--resume", "auto"]) == config(checkpoints=GOES_ON)
     assert parse(["--backend", "ring", "--transport", "torch"]).engine.transport == "torch"
 
 
@@ -296,6 +307,10 @@ SAME = [
     ("output", "results", "x"),
     ("output", "save", "x"),
     ("output", "export", "x"),
+    ("checkpoints", "checkpoint_every", 5),
+    ("checkpoints", "checkpoint_folder", "x"),
+    ("checkpoints", "checkpoint_keep", 1),
+    ("checkpoints", "resume", "auto"),
     ("measure", "evaluate", 9),
     ("measure", "evaluate_every", 3),
     ("measure", "target_auroc", 0.8),
@@ -330,7 +345,7 @@ OTHER = [
 @pytest.mark.parametrize(("group", "field", "value"), SAME + OTHER)
 def test_runs_that_compute_the_same_are_one_experiment(group, field, value):
     values = config().to_dict()
-    values["measure"] |= {"evaluate": 4, "evaluate_every": 2}  # which others of these fields need
+    values["measure"] |= {"evaluate": 4, "evaluate_every": 2 * (group != "checkpoints")}  # which others of these need
     values[group][field] = value
     same = RunConfig.from_dict(values).experiment_id() == config().experiment_id()
     assert same == ((group, field, value) in SAME)

@@ -88,6 +88,7 @@ WRONG = {
     "engines no list": ('engines = "single"', "must be a list of names"),
     "repeats no number": ('engines = ["single"]\nrepeats = "2"', "must be a whole number"),
     "a batch that can't be cut": ('engines = ["single", "ddp"]\nranks = [3]', "can't be cut"),
+    "checkpoints": ('engines = ["single"]\n[config.checkpoints]\nresume = "auto"', "begin at step 0"),
     "unknown track": ('engines = ["single"]\ntrack = "fast"', "unknown track"),
     "not TOML": ("engines = [", "is not TOML"),
 }

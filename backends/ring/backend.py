@@ -3,16 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from backends.base import BackendError, BackendUnavailable, EngineConfig
+from backends.group import join as join_group
 from backends.group import past_sockets
 from backends.replica import Replica
 from backends.ring.algorithm import ring_allreduce
@@ -30,9 +29,10 @@ CARRIERS = {"mpi": "MPITransport", "torch": "TorchTransport"}
 
 def join(world: World, config: EngineConfig) -> Transport:
     """The transport asked for, or the launcher's own. Raises BackendUnavailable with what to type instead."""
-    wanted = {"mpirun": "mpi", "torchrun": "torch"}[world.launcher] if config.transport in OWN else config.transport
+    launchers = {"mpirun": "mpi", "srun": "mpi", "torchrun": "torch"}
+    wanted = launchers[world.launcher] if config.transport in OWN else config.transport
     if wanted == "mpi":
-        if world.launcher != "mpirun":
+        if world.launcher not in ("mpirun", "srun"):
             raise BackendUnavailable("--transport mpi needs mpirun: mpirun -np 2 python -m bench.run --backend ring")
         if find_spec("mpi4py") is None:
             raise BackendUnavailable("mpi4py is not installed; type: pip install -c constraints.txt -e '.[mpi]'")
@@ -42,12 +42,12 @@ def join(world: World, config: EngineConfig) -> Transport:
                 "torchrun --nproc-per-node 2 -m bench.run --backend ring"
             )
         return MPITransport(config.timeout_s)
-    if world.launcher != "torchrun":
+    if world.launcher != "torchrun":  # srun names no meeting place
         raise BackendUnavailable(
             "--transport torch needs torchrun: torchrun --nproc-per-node 2 -m bench.run --backend ring"
         )
     kind = "cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo"
-    dist.init_process_group(kind, timeout=timedelta(seconds=config.timeout_s))
+    join_group(kind, config.timeout_s)
     return TorchTransport()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench import stats
+from bench.record import first_step
 from bench.report.rows import machine
 
 TOKEN = ":::MLLOG"
@@ -51,15 +52,17 @@ def lines(record: Record) -> Iterator[str]:
     batch = record["config"]["training"]["global_batch"]
     seconds = _steps(record)
     ends = np.cumsum(seconds)
-    yield line("block_start", kind=START, samples_count=0)
-    for step, (took, end) in enumerate(zip(seconds, ends, strict=True)):
+    begun = first_step(record)
+    yield line("block_start", kind=START, samples_count=begun * batch)
+    for step, (took, end) in enumerate(zip(seconds, ends, strict=True), begun):
         tracked = {"throughput": batch / took}
         if step < len(losses := record["losses"] or ()):
             tracked |= {f"{name}_loss": value for name, value in losses[step].items()}
         yield line("tracked_stats", tracked, after_s=end, step=step + 1, samples_count=(step + 1) * batch)
     last = float(ends[-1]) if len(ends) else 0.0
-    yield line("block_stop", kind=END, after_s=last, samples_count=len(ends) * batch)
-    yield from _evaluation(record, line, last, len(ends) * batch)
+    seen = (begun + len(ends)) * batch
+    yield line("block_stop", kind=END, after_s=last, samples_count=seen)
+    yield from _evaluation(record, line, last, seen)
     yield line("run_stop", kind=END, after_s=last, status="success" if record["status"] == "done" else "aborted")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from bench import stats
 from bench.config import ConfigError
+from bench.record import first_step
 from bench.report.rows import memory_bytes
 
 Record = Mapping[str, Any]
@@ -52,10 +53,11 @@ def scalars(record: Record) -> Iterator[Scalar]:
     seconds = stats.slowest([{"step_s": rank["step_s"][:count]} for rank in ranks]) if count else np.empty(0)
     times = start + np.cumsum(seconds)
     batch = record["config"]["training"]["global_batch"]
-    for step, (took, when) in enumerate(zip(seconds.tolist(), times.tolist(), strict=True), 1):
+    begun = first_step(record)
+    for step, (took, when) in enumerate(zip(seconds.tolist(), times.tolist(), strict=True), begun + 1):
         yield "time/step_s", took, step, when
         yield "time/samples_per_s", batch / took, step, when
-        loading = [rank["data_s"][step - 1] for rank in ranks if len(rank.get("data_s") or ()) >= step]
+        loading = [rank["data_s"][step - begun - 1] for rank in ranks if len(rank.get("data_s") or ()) >= step - begun]
         if loading:
             yield "time/data_s", max(loading), step, when
         for name, value in (record["losses"][step - 1] if step <= len(record["losses"] or ()) else {}).items():
@@ -65,7 +67,7 @@ def scalars(record: Record) -> Iterator[Scalar]:
             yield "gradient/norm", float(norms[step - 1]), step, when
     last = float(times[-1]) if count else start
     for tag, found in _results(record):
-        yield tag, float(found), count, last
+        yield tag, float(found), begun + count, last
 
 
 def _results(record: Record) -> Iterator[tuple[str, float]]:

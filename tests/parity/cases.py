@@ -20,6 +20,7 @@ from model.data.collate import Collator
 from model.tokenizer import tokenizer
 
 GLOBAL_BATCH, ACCUMULATION, STEPS = 8, 2, 5
+KEPT_AT = 3  # steps after which a state is kept, to go on from
 CLIP = 0.2  # binds in every step: the norms of this model lie far above
 
 
@@ -123,10 +124,26 @@ def run(
     return [sum(rank[i] for rank in everyone) / len(everyone) for i in range(steps)]
 
 
-def result(backend: Backend, case: Case, seed: int = 0) -> dict[str, Any]:
-    """Train a case from the start: its losses and all parameters afterwards, the frozen ones too."""
+def result(backend: Backend, case: Case, seed: int = 0, kept: Path | None = None) -> dict[str, Any]:
+    """Train a case from the start: its losses and all parameters afterwards, the frozen ones too; `kept`: as `keep`, on the way."""
     setup(backend, case, seed)
-    return {"losses": run(backend, lr=case.rate), "state": backend.full_state(frozen=True)}
+    losses = run(backend, KEPT_AT, lr=case.rate)
+    if kept:
+        keep(backend, kept)
+    losses += run(backend, STEPS - KEPT_AT, lr=case.rate)
+    return {"losses": losses, "state": backend.full_state(frozen=True)}
+
+
+def keep(backend: Backend, path: Path) -> None:
+    """Each rank writes its part of the state."""
+    torch.save(backend.snapshot(), path.with_suffix(f".{backend.world.rank}"))
+    backend.gather(None)
+
+
+def parts(path: Path) -> list[dict[str, Any]]:
+    """What the ranks of `keep` wrote, in rank order."""
+    ranks = range(len(list(path.parent.glob(f"{path.stem}.[0-9]"))))
+    return [torch.load(path.with_suffix(f".{rank}"), weights_only=True) for rank in ranks]
 
 
 def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, float]:

@@ -60,6 +60,7 @@ def ensured(tmp_path_factory: pytest.TempPathFactory) -> Any:
             launch(backend.partition("-")[0], TUNED, backend, folder)
             return folder
         if part == "second":
+            ensure("single", "first")  # every engine also goes on from what one plain process kept
             ensure(backend, "first")
         launch(backend, WORKER, backend, folder, part)
         return folder

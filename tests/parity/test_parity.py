@@ -4,7 +4,10 @@ from typing import Any
 
 import pytest
 
-from tests.parity.cases import CASES, difference
+from backends.base import BackendError
+from backends.single import Single
+from backends.world import World
+from tests.parity.cases import CASES, KEPT_AT, STEPS, difference, engine_config, parts, run, setup
 from tests.parity.conftest import VARIANTS
 from tests.parity.planted import FAULTS
 
@@ -81,3 +84,47 @@ def test_resumed_run_equals_straight_run_bit_for_bit(trained: Any, label: str) -
     assert resumed["steps"] == straight["steps"] == 6
     assert resumed["losses"] == straight["losses"]
     assert difference(resumed, straight) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+def test_pieces_go_on_bit_for_bit(trained: Any, label: str) -> None:
+    """On as many ranks of the same engine."""
+    assert difference(trained(label, "resumed")[f"from {label}"], trained(label)["straight"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+def test_two_ranks_go_on_from_the_pieces_of_one_plain_process(trained: Any, label: str) -> None:
+    """Under AdamW: its moments have to arrive as well, each on the rank that holds it."""
+    loss, parameter = difference(trained(label, "resumed")["from single"], trained("single")["straight"])
+    assert loss <= ADAMW_LOSS
+    assert parameter <= ADAMW_PARAMETER
+
+
+@pytest.fixture(scope="module")
+def alone(one_thread: None) -> Single:
+    """One plain process under SGD."""
+    backend = Single(World(), engine_config(World(), CASES["sgd"], 1))
+    setup(backend, CASES["sgd"])
+    return backend
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+def test_one_process_goes_on_from_the_pieces_of_two_ranks(
+    trained: Any, ensured: Any, alone: Single, label: str
+) -> None:
+    straight = trained("single")["cases"]["sgd"]
+    alone.restore(parts(ensured(VARIANTS[label], "first") / f"{label}-sgd.x"))
+    assert alone.steps == KEPT_AT
+    resumed = {"losses": run(alone, STEPS - KEPT_AT), "state": alone.full_state(frozen=True)}
+    loss, parameter = difference(resumed, straight | {"losses": straight["losses"][KEPT_AT:]})
+    assert loss <= LOSS
+    assert parameter <= PARAMETER
+
+
+def test_a_part_that_is_missing_is_refused(ensured: Any, alone: Single) -> None:
+    found = parts(ensured("ddp", "first") / "ddp-sgd.x")
+    with pytest.raises(BackendError, match="do not belong together"):
+        alone.restore(found[:1])
+    found[1]["pieces"].popitem()
+    with pytest.raises(BackendError, match="lacks values"):
+        alone.restore(found)

@@ -59,13 +59,14 @@ def first(backend: Backend, folder: Path) -> None:
         for name, case in CASES.items():
             backend.release()
             backend.config = cases.engine_config(backend.world, case, accumulation, **settings)
-            found[name] = cases.result(backend, case)
+            found[name] = cases.result(backend, case, kept=folder / f"{label}-sgd.x" if name == "sgd" else None)
         shares = backend.gather(sharded_values(backend))
         backend.release()
         backend.config = cases.engine_config(backend.world, CASES["adamw"], accumulation, **settings)
         cases.setup(backend, CASES["adamw"])
-        cases.run(backend, 3)
+        cases.run(backend, cases.KEPT_AT)
         backend.save(folder / f"{label}.checkpoint")
+        cases.keep(backend, folder / f"{label}-adamw.x")
         losses = cases.run(backend, 3)
         straight = {"losses": losses, "state": backend.full_state(), "steps": backend.steps}
         cases.write(folder / f"{label}.pt", {"cases": found, "straight": straight, "held": shares}, backend)
@@ -83,7 +84,7 @@ def first(backend: Backend, folder: Path) -> None:
 
 
 def second(backend: Backend, folder: Path) -> None:
-    """A new process goes on from step 3."""
+    """A new process goes on from step 3: from its engine's own checkpoint, from its pieces, from those of one plain process."""
     for label, settings in variants(sys.argv[1]).items():
         backend.release()
         backend.config = cases.engine_config(backend.world, CASES["adamw"], cases.ACCUMULATION, **settings)
@@ -92,6 +93,10 @@ def second(backend: Backend, folder: Path) -> None:
         backend.load(folder / f"{label}.checkpoint")
         losses = cases.run(backend, 3)
         content = {"losses": losses, "state": backend.full_state(), "steps": backend.steps}
+        for source in (label, "single"):  # again on the engine that has gone on meanwhile: nothing of that may be left
+            torch.manual_seed(99)
+            backend.restore(cases.parts(folder / f"{source}-adamw.x"))
+            content[f"from {source}"] = {"losses": cases.run(backend, 3), "state": backend.full_state()}
         cases.write(folder / f"{label}.resumed.pt", content, backend)
     held.tasks(backend, sys.argv[1], folder)
     if sys.argv[1] not in tuned.FIXED:

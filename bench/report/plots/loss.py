@@ -35,6 +35,7 @@ def draw(groups: Sequence[Group], records: Sequence[Record]) -> Figure:
         _line(left, row, np.arange(1, losses.size + 1), losses, count, len(shown))
         if row.throughput is not None:  # a wrong answer has no speed
             seconds = np.cumsum(slowest(record))
+            losses = losses[losses.size - seconds.size :]  # a run that went on has the seconds of its own steps alone
             _line(right, row, seconds, losses, count, len(shown))
             end = style.marks(row.label, hollow=status(row) == "unproven", size=5.5)
             right.plot(seconds[-1:], losses[-1:], ls="", zorder=3, **end)

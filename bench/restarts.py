@@ -1,0 +1,34 @@
+"""Whether ranks that are lost are started again: flags of `ringzero launch`."""
+
+from dataclasses import dataclass
+
+from bench import launchers
+from bench.config import ConfigError, RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restarts:
+    """What becomes of a run that loses ranks."""
+
+    elastic: bool = False
+    """Start the ranks again where some are lost, from the newest checkpoint: it costs at most --checkpoint-every steps."""
+    max_restarts: int = 3
+    """elastic: so many starts after the first, at most."""
+    min_ranks: int | None = None
+    """elastic: with fewer ranks after each loss, down to this many, as far as they can share the batch; by default as many as
+    before."""
+
+    def check(self, config: RunConfig, ranks: int) -> None:
+        """Raise ConfigError for flags that make no sense together."""
+        if not self.elastic:
+            return
+        if not config.checkpoints.checkpoint_every:
+            raise ConfigError("--elastic goes on from checkpoints; add --checkpoint-every 10, say")
+        if self.max_restarts < 1:
+            raise ConfigError(f"--max-restarts is {self.max_restarts}; it must be at least 1")
+        if self.min_ranks is not None and not 1 <= self.min_ranks <= ranks:
+            raise ConfigError(f"--min-ranks is {self.min_ranks}; it lies between 1 and --ranks, which is {ranks}")
+
+    def by_launcher(self, config: RunConfig, ranks: int) -> bool:
+        """Whether the launcher itself starts the ranks again: torchrun does, but never fewer of them on one host."""
+        return self.elastic and launchers.launcher(config) == "torchrun" and self.min_ranks in (None, ranks)
