@@ -103,6 +103,13 @@ def test_a_host_that_refuses_is_named_with_what_ssh_said(tmp_path: Path, told) -
     assert not any(map(alive, told()))
 
 
+def test_the_first_that_fails_is_blamed_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conduct, "OTHERS_S", 20)
+    later = part("a", "import sys, time; time.sleep(1.5); sys.exit('Connection closed by peer')")
+    failed = conduct.run([later, part("b", "import sys; sys.exit(3)")], description.parse("a:1,b:1"))
+    assert failed == {"host": "b", "cause": "launcher", "message": "python ended with status 3, before the others"}
+
+
 def test_hosts_that_all_end_well_say_nothing_and_leave_nothing(tmp_path: Path, capfd) -> None:
     scratch = tmp_path / "scratch"
     code = f"import pathlib; pathlib.Path({str(scratch)!r}, 'x').mkdir(parents=True); print('1\\r2\\rhere', end='')"
