@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.hosts.description import Host, first_rank, host_of
+from bench.hosts.description import Host, HostsError, first_rank, host_of
 from bench.hosts.ssh import CONNECTION_FAILED, SAYS
 from bench.hosts.tether import VERDICT
 
@@ -48,8 +48,11 @@ def blame(everyone: Sequence[Said], hosts: Sequence[Host]) -> dict[str, Any]:
     `everyone`: those that failed first, in the order of their ends, then the others. A rank or launcher that names the one
     that died is believed before the order of ends: who loses a peer often ends first.
     """
-    for host, rank, cause, message in _named(everyone, hosts):
+    try:
+        host, rank, cause, message = next(_named(everyone, hosts))
         return {"host": host, "rank": rank, "cause": cause, "message": message}
+    except (StopIteration, HostsError):  # nobody says, or a line that only looks like it
+        pass
     first = everyone[0]
     found: dict[str, Any] = {"host": first.host, "rank": None}
     if first.code == CONNECTION_FAILED and first.verdict() is None:
