@@ -77,7 +77,7 @@ class Stopped(Exception):
     """By a signal."""
 
 
-def run(parts: Sequence[Part], hosts: Sequence[Host]) -> dict[str, str] | None:
+def run(parts: Sequence[Part], hosts: Sequence[Host]) -> dict[str, Any] | None:
     """Start all parts, print what they say, return when none is left: who failed and why, None where nobody did."""
     prefixes = {part.host: f"[{part.host}] " if len(parts) > 1 else "" for part in parts}
     started: list[Started] = []
@@ -157,7 +157,8 @@ def main(plan: str) -> int:
     except Stopped:
         return 1
     if failed is not None:
-        print(f"{SAYS}{failed['host']}: {failed['message']}", flush=True)
+        who = "" if failed["rank"] is None else f"rank {failed['rank']}: "
+        print(f"{SAYS}{failed['host']}: {who}{failed['message']}", flush=True)
         with contextlib.suppress(OSError):  # the log says it too
             Path(content["failed"]).write_text(json.dumps(failed))
     return 1 if failed else 0
