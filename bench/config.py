@@ -145,8 +145,7 @@ class Checkpoints:
     checkpoint_keep: int = 2
     """Keep so many of the newest; the older ones are removed."""
     resume: Literal["never", "auto"] = "never"
-    """auto: go on from the newest whole checkpoint in --checkpoint-folder, on any number of ranks and under any engine; from step
-    0 where there is none."""
+    """auto: go on from the newest whole checkpoint, on any number of ranks, under any engine; from step 0 if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)

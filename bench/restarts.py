@@ -15,8 +15,7 @@ class Restarts:
     max_restarts: int = 3
     """elastic: so many starts after the first, at most."""
     min_ranks: int | None = None
-    """elastic: with fewer ranks after each loss, down to this many, as far as they can share the batch; by default as many as
-    before."""
+    """elastic: with fewer ranks after each loss, down to this many; by default with as many as before."""
 
     def check(self, config: RunConfig, ranks: int) -> None:
         """Raise ConfigError for flags that make no sense together."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
 import backends
+from backends import group
 from backends.base import (
     BackendError,
     EngineConfig,
@@ -210,3 +211,16 @@ def test_only_what_is_trained_is_given_to_the_optimizer():
     given = [p for group in backend.optimizer.param_groups for p in group["params"]]
     assert [id(p) for p in given] == [id(p) for _, p in trained(backend.model)]
     assert "scale" not in backend.full_state()
+
+
+def test_ranks_that_torchrun_starts_again_see_no_address_of_the_dead(monkeypatch):
+    """It keeps one store for all its starts."""
+    stores, shared = [], torch.distributed.HashStore()
+    monkeypatch.setattr(group, "rendezvous", lambda url, **more: iter([(shared, 0, 1)]))
+    monkeypatch.setattr(group.dist, "init_process_group", lambda kind, store, **more: stores.append(store))
+    for start in ("0", "1"):
+        monkeypatch.setenv(group.RESTARTS, start)
+        group.join("gloo", 1.0)
+    stores[0].set("address", "of the dead")
+    assert stores[0].check(["address"])
+    assert not stores[1].check(["address"])
