@@ -29,6 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "bench.collectives.command:main",
         "every library's all-reduce, reduce-scatter, all-gather, broadcast: latency, bandwidth",
     ),
+    "lab": (
+        "bench.lab.command:main",
+        "hosts on this machine with links of a chosen bandwidth: compare engines over a network",
+    ),
     "run": ("bench.run:main", "one rank of one run; what the launchers start"),
     "data": ("bench.data:main", "look at a data set, check its files, make others of it"),
     "assets": ("model.assets:main", "fetch what a preset or a data set needs, with its licence"),
@@ -92,6 +96,7 @@ def expected() -> tuple[type[Exception], ...]:
     named = {
         "bench.config": "ConfigError",
         "bench.launchers": "LaunchFailed",
+        "bench.lab.rights": "LabError",
         "bench.matrix": "MatrixError",
         "bench.comparison": "ComparisonError",
         "bench.report.load": "Unreadable",
