@@ -12,52 +12,7 @@ from typing import Any, Literal
 import tyro
 from rich.console import Console
 
-from bench.config import ConfigError, RunConfig
-from bench.flags import defaults
-
-
-@dataclass(frozen=True, kw_only=True)
-class Launch:
-    """Start all ranks of one run under the engine's own launcher, and wait for its record."""
-
-    run: RunConfig
-    ranks: int = 1
-    """Processes of this host."""
-    dry_run: bool = False
-    """Print the exact command, and run nothing."""
-    run_limit_s: float = 1800.0
-    """A run that lasts longer is ended, with all its processes, and recorded as failed."""
-
-
-def launch(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 where the record says `done`, else 1."""
-    from bench import launch as start
-    from bench import launchers
-    from bench.report import load
-    from bench.report.rows import cause
-
-    words = list(sys.argv[1:] if argv is None else argv)
-    varied = defaults(words)
-    settings = (tyro.conf.OmitArgPrefixes,)
-    if varied:
-        asked = tyro.cli(Launch, args=words, default=Launch(run=varied), prog="ringzero launch", config=settings)
-    else:
-        asked = tyro.cli(Launch, args=words, prog="ringzero launch", config=settings)
-    if asked.dry_run:
-        print(launchers.command(asked.run, asked.ranks))
-        return 0
-
-    def echo(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-    path = start.run(asked.run, asked.ranks, limit_s=asked.run_limit_s, echo=echo)
-    record = load.read(path)
-    print(
-        f"{record['status']}: {path}"
-        + ("" if record["status"] == "done" else f" ({cause(record)}); log: {path.with_suffix('.log')}")
-    )
-    return 0 if record["status"] == "done" else 1
+from bench.config import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import secrets
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,10 @@ from bench import resume as resuming
 from bench.announce import good, show_end, show_plan, verdict_of
 from bench.comparison import Comparison, ComparisonError
 from bench.config import ConfigError, RunConfig
+from bench.hosts import spread
+from bench.hosts.asked import Where
+from bench.hosts.description import evenly, write
+from bench.hosts.ready import ready
 from bench.launch import LIMIT_S
 from bench.launchers import LaunchFailed
 from bench.matrix import REFERENCE, Cell, Matrix
@@ -54,6 +58,7 @@ class Compare:
     """A run that lasts longer is ended, with all its processes, and recorded as failed (1800 where it is not given)."""
     dry_run: bool = False
     """Show the plan and the commands; run nothing."""
+    where: Where = field(default_factory=Where)
 
 
 def available(plan: Sequence[Cell]) -> tuple[list[Cell], dict[str, str]]:
@@ -78,6 +83,7 @@ def compare(
     going_on: Comparison | None = None,
     limit_s: float = LIMIT_S,
     name: str | None = None,
+    hosts: str | None = None,
 ) -> tuple[Comparison, list[dict[str, Any]]]:
     """Take the runs in order; returns what is remembered of them, and their records.
 
@@ -97,6 +103,7 @@ def compare(
         order=resuming.names(plan),
         began=resuming.surroundings(),
         run_limit_s=limit_s,
+        hosts=hosts,
     )
     records = [load.read(results / name) for name in remembered.records]
     lasted = [seconds(record) for record in records]
@@ -136,7 +143,7 @@ def seconds(record: dict[str, Any]) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 where every run is verified, 1 where one is not, 130 after Ctrl-C."""
-    asked = tyro.cli(Compare, args=argv, prog="ringzero compare")
+    asked = tyro.cli(Compare, args=argv, prog="ringzero compare", config=(tyro.conf.OmitArgPrefixes,))
     console = Console(highlight=False)
     if asked.resume:
         return resume(asked, console)
@@ -144,13 +151,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.repeats is not None:
         chosen = dataclasses.replace(chosen, repeats=asked.repeats)
     seed = secrets.randbelow(10**6) if asked.seed is None else asked.seed
+    hosts = asked.where.find()
     plan, missing = available(chosen.plan(seed))
+    if hosts is not None:
+        for cell in plan:
+            evenly(hosts, cell.ranks)  # raises for a run that does not fit, before hours are spent
     show_plan(console, chosen, plan, missing, seed)
     if asked.dry_run:
         for cell in plan:
-            console.print(str(launchers.command(cell.config, cell.ranks)), soft_wrap=True, style="dim", markup=False)
+            console.print(started(cell, asked.where), soft_wrap=True, style="dim", markup=False)
         return 0
     return take(asked, console, chosen, plan, seed, missing, None)
+
+
+def started(cell: Cell, where: Where) -> str:
+    """The commands of a run, for a shell."""
+    hosts = where.find()
+    if hosts is None:
+        return str(launchers.command(cell.config, cell.ranks))
+    return spread.shown(
+        spread.commands(
+            cell.config,
+            evenly(hosts, cell.ranks),
+            cell.ranks,
+            interface=where.interface,
+            ssh=where.reach(),
+            pdsh=where.pdsh,
+            srun=where.srun,
+        )
+    )
 
 
 def resume(asked: Compare, console: Console) -> int:
@@ -160,6 +189,12 @@ def resume(asked: Compare, console: Console) -> int:
     found = resuming.find(asked.results, asked.matrix)
     chosen, plan = resuming.plan_of(found)
     available(plan[len(found.records) :])
+    hosts = asked.where.find()
+    if (now_on := write(hosts) if hosts else None) != found.hosts:
+        raise ComparisonError(
+            f"{found.name} began on {found.hosts or 'this host alone'}, not on {now_on or 'this host alone'}; "
+            + (f"go on with --hosts {found.hosts}" if found.hosts else "leave the hosts out")
+        )
     differs = resuming.differing(found.began, resuming.surroundings())
     for line in differs:
         console.print(Text(f"! since {found.name} began, {line}", "yellow"), soft_wrap=True)
@@ -184,8 +219,11 @@ def take(
     """Take what is left of a plan, while no other process may, and show the end of it."""
     limit_s = asked.run_limit_s or (going_on.run_limit_s if going_on else None) or LIMIT_S
 
+    there = ready(asked.where, asked.results, lambda note: console.print(Text(f"! {note}", "yellow"), soft_wrap=True))
+    build = there.build_evenly() if there else launchers.command
+
     def run(config: RunConfig, ranks: int, place: str) -> Path:
-        return launch.run(config, ranks, limit_s=limit_s, place=place)
+        return launch.run(config, ranks, limit_s=limit_s, place=place, build=build)
 
     name = going_on.name if going_on else f"{kept.stamp()}_{chosen.name}"
     asked.results.mkdir(parents=True, exist_ok=True)
@@ -202,6 +240,7 @@ def take(
         done, records = compare(
             chosen, plan, run, asked.results, view(plan, console),
             seed=seed, missing=missing, going_on=going_on, limit_s=limit_s, name=name,
+            hosts=write(there.hosts) if there else None,
         )  # fmt: skip
         typed = (
             (asked.matrix or "quick") if not asked.resume else chosen.name if chosen.name in matrix.names() else None

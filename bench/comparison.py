@@ -13,7 +13,7 @@ from bench.record import now, sync_folder
 
 SCHEMA = 1
 SUFFIX = ".compare.json"
-OLDER = {"began", "resumed", "run_limit_s"}  # not in files of the first version
+OLDER = {"began", "resumed", "run_limit_s", "hosts"}  # not in files of the first version
 
 
 class ComparisonError(ValueError):
@@ -25,7 +25,8 @@ class Comparison:
     """`order`: the runs in words; `records`: the file of each that was taken, so the next run is `order[len(records)]`.
 
     `unavailable`: engines left out, and why. `began`: commit, machine and versions it started on. `resumed`: when it went
-    on after a stop, at which run, and what differed then. `run_limit_s`: seconds of one run; None in older files.
+    on after a stop, at which run, and what differed then. `run_limit_s`: seconds of one run; None in older files. `hosts`: a:4,b:4
+    of one over several.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Comparison:
     began: Mapping[str, Any] = field(default_factory=dict)
     resumed: list[dict[str, Any]] = field(default_factory=list)
     run_limit_s: float | None = None
+    hosts: str | None = None
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> Path:

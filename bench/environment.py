@@ -1,6 +1,7 @@
 """The surroundings that a number was measured in: machine, libraries, engine builds, and the commit of this project."""
 
 import dataclasses
+import os
 import platform
 import subprocess
 import sys
@@ -31,6 +32,7 @@ def snapshot() -> dict[str, Any]:
 
     return {
         "machine": dataclasses.asdict(machine.look()),
+        "asked_hosts": os.environ.get("RINGZERO_HOSTS"),  # of a run over several: a:4,b:4
         "kernel": platform.release(),
         "python": sys.version.split()[0],
         "packages": versions(),

@@ -10,10 +10,13 @@ from typing import Any
 from bench import environment, machine
 from bench.config import RunConfig
 from bench.failure import MEMORY_WORDS, Cause
+from bench.launchers import launcher
 from bench.record import SCHEMA, UNMEASURED, RecordFile, now, place_of, run_id
 
 TAIL_LINES = 40
 WORD_FILE = "word"  # in the run's folder: why a rank refused to begin
+HOST_FILE = "hosts.failed"  # which host failed first, and why: a run over several of them
+VAGUE = ("error", "launcher", "interrupted")  # what a rank says that only lost the one that failed
 SPEAKS = "bench.run: "  # how a rank begins the one line in which it refuses a command
 EMPTY = ("grad_norms", "parameters", "traffic", "energy", "checkpoint", "workload")
 
@@ -36,12 +39,14 @@ def close(
     log: Path,
     started: str,
     place: str | None = None,
+    asked: str | None = None,
 ) -> Path:
     """The finished record of a run that ended in `folder`: the one it left, closed as failed where it is not whole.
 
-    `place`: of a comparison, as `record.place_of` reads it.
+    `place`: of a comparison, as `record.place_of` reads it. `asked`: the hosts of a run over several.
     """
-    end = _better(end, folder, log)
+    host = _read(folder / HOST_FILE)
+    end = _better(end, folder, log, host)
     for path in sorted(folder.glob("*.json")):
         try:
             record = json.loads(path.read_text())
@@ -51,8 +56,10 @@ def close(
             continue
         if record["status"] == "running" or (end.ours and record["status"] == "failed"):
             return RecordFile(folder, path.stem).finish(
-                {**UNMEASURED, **record} | _ending(end, log, record.get("failure"))
+                {**UNMEASURED, **record} | _ending(end, log, record.get("failure"), host)
             )
+        if record["status"] == "failed" and host:
+            return RecordFile(folder, path.stem).finish(record | {"failure": _placed(record["failure"], host)})
         return path
     commit = environment.commit()
     name = run_id(config.engine.label, ranks, commit["commit"])
@@ -66,24 +73,25 @@ def close(
         "track": config.track,
         "comparison": place_of(place),
         "engine": {"label": config.engine.label, "asked": None, "applied": None, "native": None},
-        "world": {"size": ranks, "launcher": Path(command[0]).name, "hosts": None, "oversubscribed": None},
-        "environment": {"machine": dataclasses.asdict(machine.look()), **commit},
+        "world": {"size": ranks, "launcher": launcher(config), "hosts": None, "oversubscribed": None},
+        "environment": {"machine": dataclasses.asdict(machine.look()), "asked_hosts": asked, **commit},
         **UNMEASURED,
         **dict.fromkeys(EMPTY),
         **{f"{each}_reason": "the run ended before it wrote a record" for each in EMPTY},
     }
-    return RecordFile(folder, name).finish(content | _ending(end, log, None))
+    return RecordFile(folder, name).finish(content | _ending(end, log, None, host))
 
 
-def _better(end: End, folder: Path, log: Path) -> End:
+def _better(end: End, folder: Path, log: Path, host: dict[str, Any] | None) -> End:
     """`end` with the cause that a rank told before it had a record, or that the end of the log names beyond doubt."""
     if end.cause != "launcher":
         return end
-    try:
-        told: dict[str, Any] = json.loads((folder / WORD_FILE).read_text())
+    if told := _read(folder / WORD_FILE):
         return dataclasses.replace(end, cause=told["cause"])
-    except (OSError, ValueError):  # nobody told, or was killed while it did
-        pass
+    if host:
+        end = End(host["cause"], f"host {host['host']}: {host['message']}")
+    if end.cause != "launcher":
+        return end
     tail = "\n".join(_lines(log)[-TAIL_LINES:])
     if any(word in tail.lower() for word in MEMORY_WORDS):
         return dataclasses.replace(end, cause="does not fit")
@@ -92,15 +100,33 @@ def _better(end: End, folder: Path, log: Path) -> End:
     return end
 
 
+def _read(path: Path) -> dict[str, Any] | None:
+    """A word that somebody left; None where nobody did, or was killed meanwhile."""
+    try:
+        told: dict[str, Any] = json.loads(path.read_text())
+        return told
+    except (OSError, ValueError):
+        return None
+
+
+def _placed(failure: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
+    """A failure that a rank wrote, with the host that failed first."""
+    vague = failure["cause"] in VAGUE and host["cause"] != "launcher"
+    message = f"host {host['host']}: {host['message']}\n{failure['message']}"
+    return failure | {"host": host["host"], "cause": host["cause"] if vague else failure["cause"], "message": message}
+
+
 def _lines(log: Path) -> list[str]:
     return log.read_text(errors="replace").splitlines() if log.is_file() else []
 
 
-def _ending(end: End, log: Path, told: dict[str, Any] | None) -> dict[str, Any]:
-    """`told`: what the run itself said of its failure; where it was then is kept."""
+def _ending(end: End, log: Path, told: dict[str, Any] | None, host: dict[str, Any] | None) -> dict[str, Any]:
+    """`told`: what the run itself said of its failure; where it was then is kept. `host`: the one that failed first."""
     lines = _lines(log)
     said = [line.partition(SPEAKS)[2] for line in lines if SPEAKS in line]
     first = f"{end.message}: {said[-1]}" if said else end.message  # what a rank refused to do is the better reason
     place = {key: (told or {}).get(key) for key in ("rank", "step", "phase", "traceback")}
+    if host:
+        place["host"] = host["host"]
     failure = place | {"cause": end.cause, "message": "\n".join([first, *lines[-TAIL_LINES:]])}
     return {"status": "failed", "failure": failure, "finished": now()}

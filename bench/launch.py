@@ -11,6 +11,7 @@ from pathlib import Path
 from bench import failed, failure, processes
 from bench.config import RunConfig
 from bench.failed import End
+from bench.hosts.description import HOSTS
 from bench.launchers import Command, LaunchFailed, command, launcher
 from bench.record import PLACE, now, sync_folder
 
@@ -43,6 +44,8 @@ def run(
     what = build(inside, ranks)
     try:
         private.mkdir(parents=True)
+        for name, text in what.files.items():
+            Path(name).write_text(text)
     except OSError as error:
         raise LaunchFailed(
             f"no records can be written to {results}: {error.strerror}; give another --results"
@@ -77,7 +80,7 @@ def keep(
 ) -> Path:
     """Move the finished record and the log out of the private folder, and remove that. Returns the record's new path."""
     results, log = config.output.results, private / "log"
-    record = failed.close(private, config, ranks, what.argv, end, log, started, place)
+    record = failed.close(private, config, ranks, what.argv, end, log, started, place, what.env.get(HOSTS))
     target = record.replace(results / record.name)  # its name holds the millisecond of its start
     if log.exists():
         log.replace(target.with_suffix(".log"))

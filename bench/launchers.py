@@ -46,14 +46,17 @@ class LaunchFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Command:
-    """What is started: `argv`, and `env`, the variables set on top of the caller's."""
+    """What is started: `argv`, and `env`, the variables set on top of the caller's; `files` (path: text) are written before."""
 
     argv: list[str]
     env: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """A line for a shell."""
-        return shlex.join([*(["env", *(f"{k}={v}" for k, v in self.env.items())] if self.env else []), *self.argv])
+        written = [f"printf %s {shlex.quote(text)} > {shlex.quote(path)}" for path, text in self.files.items()]
+        started = shlex.join([*(["env", *(f"{k}={v}" for k, v in self.env.items())] if self.env else []), *self.argv])
+        return " && ".join([*written, started])
 
 
 def flags(config: RunConfig) -> list[str]:
@@ -133,8 +136,8 @@ def under(name: str, ranks: int, module: str = RUN, *, words: Sequence[str] = ()
     program = executable(name) or name
     python = [sys.executable, "-m", module]
     env = {
-        "PATH": _with(Path(sys.executable).parent, os.environ.get("PATH", "")),  # deepspeed looks for ninja there
-        "PYTHONPATH": _with(HERE.parent, os.environ.get("PYTHONPATH", "")),  # every rank runs this code
+        "PATH": searched(Path(sys.executable).parent, os.environ.get("PATH", "")),  # deepspeed looks for ninja there
+        "PYTHONPATH": searched(HERE.parent, os.environ.get("PYTHONPATH", "")),  # every rank runs this code
     }
     match name:
         case "python":
@@ -170,7 +173,7 @@ def under(name: str, ranks: int, module: str = RUN, *, words: Sequence[str] = ()
     return Command(argv, {k: v for k, v in env.items() if os.environ.get(k) != v})
 
 
-def _with(folder: Path, path: str) -> str:
+def searched(folder: Path, path: str) -> str:
     """A search path that holds `folder`: as it is where it does, with `folder` in front where it does not."""
     parts = [part for part in path.split(os.pathsep) if part]
     return path if str(folder) in parts else os.pathsep.join([str(folder), *parts])

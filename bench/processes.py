@@ -88,14 +88,14 @@ def _run(
 
 
 @contextlib.contextmanager
-def guarded(mark: str) -> Iterator[None]:
-    """A process beside this one that ends all that carry `mark` once this one is gone, whatever killed it.
+def guarded(mark: str, name: str = MARK) -> Iterator[None]:
+    """A process beside this one that ends all that carry `mark` in a variable once this one is gone, whatever killed it.
 
     It sleeps in a read until then. Not the kernel's parent-death signal: that reaches the launcher alone, and a launcher
     that dies leaves ranks, or daemons of its own, behind.
     """
     guard = subprocess.Popen(
-        [sys.executable, str(GUARD), mark],
+        [sys.executable, str(GUARD), mark, name],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -113,26 +113,26 @@ def guarded(mark: str) -> Iterator[None]:
         guard.wait()
 
 
-def family(mark: str) -> list[psutil.Process]:
-    """Every live process that carries `mark`."""
+def family(mark: str, name: str = MARK) -> list[psutil.Process]:
+    """Every live process that carries `mark` in its variable `name`."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == mark:
+            if process.environ().get(name) == mark:
                 found.append(process)
         except psutil.Error:  # somebody else's, or gone meanwhile
             continue
     return found
 
 
-def end(mark: str, *, grace_s: float = 5.0) -> None:
+def end(mark: str, *, grace_s: float = 5.0, name: str = MARK) -> None:
     """Ask all that carry `mark` to stop, wait `grace_s` seconds, then kill until none is left."""
-    members = family(mark)
+    members = family(mark, name)
     for process in members:
         _send(process, signal.SIGTERM)
     psutil.wait_procs(members, timeout=grace_s)
     for _ in range(KILLS):  # again and again: a launcher may start one more while it is asked to stop
-        if not (stubborn := family(mark)):
+        if not (stubborn := family(mark, name)):
             break
         for process in stubborn:
             _send(process, signal.SIGKILL)

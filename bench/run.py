@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config.micro_batch(world.size)
     except (LaunchError, ConfigError) as error:
         return refuse(error, first)
+    world.publish()
     watch = Watch(world.rank, world.size, config.measure.limit_s, launched=world.launcher != "python")
     watch.start()  # before torch: its threads inherit which signals are blocked
     cores = settle(world, bind=config.measure.bind)
@@ -106,7 +107,7 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
         backend.close()
         raise RecordError(problem)
 
-    watch.join(file.workdir, partial(close_record, file))
+    watch.join(file.workdir, partial(close_record, file, content))
     backend.gather(None)
     workload = Workload(config, world.rank, world.size)
     result = measure(backend, workload, config, watch, file.workdir)
@@ -180,21 +181,19 @@ def opening(config: RunConfig, world: World, cores: Cores, everyone: Sequence[Ma
     }
 
 
-def close_record(file: "RecordFile", failure: Failure, measured: Mapping[int, Any]) -> None:
+def close_record(
+    file: "RecordFile", content: dict[str, Any], failure: Failure, measured: Mapping[int, Any]
+) -> None:
     """Write the failure and what was measured until then into the record, and say the one message."""
     from bench.record import now
 
-    content = file.read()
-    content |= {"status": "failed", "finished": now(), "failure": vars(failure)}
-    content["ranks"] = [{"rank": rank, **values} for rank, values in measured.items() if values]
-    path = file.finish(content)
     where = f"rank {failure.rank} of {content['world']['size']}, step {failure.step}, {failure.phase}"
-    print(
-        f"\nbench.run: {content['engine']['label']} failed on {where}: {failure.cause}: {failure.message}\n"
-        f"record: {path}",
-        file=sys.stderr,
-        flush=True,
-    )
+    said = f"\nbench.run: {content['engine']['label']} failed on {where}: {failure.cause}: {failure.message}"
+    if file.path.exists():
+        content = file.read() | {"status": "failed", "finished": now(), "failure": vars(failure)}
+        content["ranks"] = [{"rank": rank, **values} for rank, values in measured.items() if values]
+        said += f"\nrecord: {file.finish(content)}"
+    print(said, file=sys.stderr, flush=True)  # a host that does not share rank 0's folder has no more than this to tell
 
 
 def device(config: RunConfig, world: World) -> str:

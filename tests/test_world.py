@@ -104,3 +104,49 @@ def test_what_launches_what():
 def test_one_process_is_told_to_start_two():
     with pytest.raises(LaunchError, match="nproc-per-node 2 "):
         World().check_launcher("ddp")
+
+
+SRUN = {
+    "SLURM_PROCID": "9",
+    "SLURM_STEP_NUM_TASKS": "11",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "4(x2),3",
+}
+
+
+def test_srun_s_ranks_know_how_many_share_their_node():
+    world = World.from_env(SRUN)
+    assert world == World(9, 11, 1, 3, "srun")
+    env = {}
+    world.publish(env)
+    assert env == {"RANK": "9", "WORLD_SIZE": "11", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "3"}
+    World(3, 4, 1, 2, "torchrun").publish(env := {})
+    assert env == {}  # it has said so itself
+
+
+def test_a_launcher_inside_a_step_of_slurm_is_the_launcher():
+    assert World.from_env(SRUN | LAUNCHED["torchrun"]).launcher == "torchrun"
+    assert World.from_env(SRUN | LAUNCHED["mpirun"]).launcher == "mpirun"
+
+
+def test_a_batch_script_or_a_shell_of_slurm_launched_nobody():
+    assert World.from_env({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == World()
+    assert World.from_env(SRUN | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) == World()
+
+
+@pytest.mark.parametrize("name", [name for name in SRUN if name != "SLURM_STEP_NUM_TASKS"])
+def test_incomplete_variables_of_srun_are_named(name):
+    with pytest.raises(LaunchError, match=name):
+        World.from_env({key: value for key, value in SRUN.items() if key != name})
+
+
+def test_srun_must_be_told_where_ranks_of_torch_meet(monkeypatch):
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(LaunchError, match="export MASTER_ADDR="):
+        World.from_env(SRUN).check_launcher("ddp")
+    World.from_env(SRUN).check_launcher("ring")
+    monkeypatch.setenv("MASTER_ADDR", "a")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    World.from_env(SRUN).check_launcher("ddp")

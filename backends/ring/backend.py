@@ -30,9 +30,10 @@ CARRIERS = {"mpi": "MPITransport", "torch": "TorchTransport"}
 
 def join(world: World, config: EngineConfig) -> Transport:
     """The transport asked for, or the launcher's own. Raises BackendUnavailable with what to type instead."""
-    wanted = {"mpirun": "mpi", "torchrun": "torch"}[world.launcher] if config.transport in OWN else config.transport
+    launchers = {"mpirun": "mpi", "srun": "mpi", "torchrun": "torch"}
+    wanted = launchers[world.launcher] if config.transport in OWN else config.transport
     if wanted == "mpi":
-        if world.launcher != "mpirun":
+        if world.launcher not in ("mpirun", "srun"):
             raise BackendUnavailable("--transport mpi needs mpirun: mpirun -np 2 python -m bench.run --backend ring")
         if find_spec("mpi4py") is None:
             raise BackendUnavailable("mpi4py is not installed; type: pip install -c constraints.txt -e '.[mpi]'")
@@ -42,7 +43,7 @@ def join(world: World, config: EngineConfig) -> Transport:
                 "torchrun --nproc-per-node 2 -m bench.run --backend ring"
             )
         return MPITransport(config.timeout_s)
-    if world.launcher != "torchrun":
+    if world.launcher != "torchrun":  # srun names no meeting place
         raise BackendUnavailable(
             "--transport torch needs torchrun: torchrun --nproc-per-node 2 -m bench.run --backend ring"
         )

@@ -1,0 +1,1 @@
+"""Runs over several hosts: which they are, what is started on each, and how all of it ends together."""

@@ -1,0 +1,85 @@
+"""Which host failed first, and why, from what every host's command said and in which order they ended."""
+
+import json
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from bench.hosts.description import Host, host_of
+from bench.hosts.ssh import CONNECTION_FAILED, SAYS
+from bench.hosts.tether import VERDICT
+
+# A rank's own words (bench.run). Other causes may be of one that lost the rank that failed.
+TOLD = re.compile(
+    r"bench\.run: \S+ failed on rank (\d+) of \d+, .*?: "
+    r"(does not fit|peer lost|non-finite|disk|import|time limit): ([^\n]*)"
+)
+TORCHRUN = re.compile(r"\(exitcode: -(\d+)\) local_rank: (\d+)")
+DEEPSPEED = re.compile(r"exits with return code = -(\d+)")
+HOROVODRUN = re.compile(r"Process (\d+) exit with status code (\d+)")
+MPIRUN = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on\s+signal (\d+)")
+UNREACHED = re.compile(rf"{re.escape(SAYS)}(\S+): (ssh [^\n]*)")
+AFTERWARDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # what ends the others once one has failed
+
+
+@dataclass(frozen=True)
+class Said:
+    """The output of one host's command, and its exit status; None where it was still running when the rest was ended."""
+
+    host: str
+    text: str
+    code: int | None
+
+    def verdict(self) -> tuple[str, str] | None:
+        """(cause, message) of how the command ended, where its tether could still tell."""
+        lines = [line.partition(VERDICT)[2] for line in self.text.splitlines() if VERDICT in line]
+        try:
+            told = json.loads(lines[-1])
+            return told["cause"], told["message"]
+        except (IndexError, ValueError, KeyError):
+            return None
+
+
+def blame(everyone: Sequence[Said], hosts: Sequence[Host]) -> dict[str, str]:
+    """`host`, `cause` and `message`. `everyone`: those that failed first, in the order of their ends, then the others.
+
+    A rank or launcher that names the one that died is believed before the order of ends: who loses a peer often ends first.
+    """
+    for host, cause, message in _named(everyone, hosts):
+        return {"host": host, "cause": cause, "message": message}
+    first = everyone[0]
+    if first.code == CONNECTION_FAILED and first.verdict() is None:
+        lines = [line for line in first.text.splitlines() if line.strip()]
+        return {"host": first.host, "cause": "launcher", "message": f"ssh: {lines[-1] if lines else 'no connection'}"}
+    cause, message = first.verdict() or ("launcher", f"its command ended with status {first.code}")
+    return {"host": first.host, "cause": cause, "message": f"{message}, before the others"}
+
+
+def _named(everyone: Sequence[Said], hosts: Sequence[Host]) -> Iterator[tuple[str, str, str]]:
+    """(host, cause, message), the surest first."""
+    for said in everyone:
+        for found in TOLD.finditer(said.text):
+            yield host_of(int(found[1]), hosts).name, found[2], f"rank {found[1]}: {found[3]}"
+    for said in everyone:
+        for found in UNREACHED.finditer(said.text):
+            yield found[1], "launcher", found[2]
+        for found in TORCHRUN.finditer(said.text):
+            if (number := int(found[1])) not in AFTERWARDS:
+                yield said.host, "peer lost", f"local rank {found[2]} was killed by {_name(number)}"
+        for found in MPIRUN.finditer(said.text):
+            if (number := int(found[3])) not in AFTERWARDS:
+                yield host_of(int(found[1]), hosts).name, "peer lost", f"rank {found[1]} was killed by {_name(number)}"
+        for found in DEEPSPEED.finditer(said.text):
+            if (number := int(found[1])) not in AFTERWARDS:
+                yield said.host, "peer lost", f"a rank was killed by {_name(number)}"
+        for found in HOROVODRUN.finditer(said.text):
+            if (number := int(found[2]) - 128) > 0 and number not in AFTERWARDS:
+                yield host_of(int(found[1]), hosts).name, "peer lost", f"rank {found[1]} was killed by {_name(number)}"
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

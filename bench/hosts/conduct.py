@@ -1,0 +1,167 @@
+"""Runs a command on each of several hosts, and ends all of them everywhere once one fails or this process is told to stop.
+
+Run as a file: `conduct.py PLAN`. Each command is held by a tether on its host; this end holds the tether's input, so nothing
+outlives this process, however it ends.
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a file: this folder must not shadow the standard library
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, BinaryIO
+
+from bench import processes
+from bench.failure import WORD
+from bench.hosts.blame import Said, blame
+from bench.hosts.description import Host, parse
+from bench.hosts.ssh import SAYS
+from bench.hosts.tether import VERDICT
+from bench.record import PLACE
+
+PASSED_ON = (WORD, PLACE)  # set by whoever keeps the record, after the commands were made
+POLL_S = 0.05
+OTHERS_S = 5.0  # after the first failure: the ranks of other hosts see it, and close the record
+CLOSE_S = 10.0  # for a tether to end what it holds; a host that does not answer must not hold up the rest
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SAID = 20_000  # characters of a host's output that are remembered: its end
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one host does: `reach` starts a tether there, which is told `spec`."""
+
+    host: str
+    reach: list[str]
+    spec: dict[str, Any]
+
+
+@dataclass
+class Started:
+    """A part that was started, with all that it has said so far."""
+
+    part: Part
+    child: subprocess.Popen[bytes]
+    output: BinaryIO
+    code: int | None = None
+    seen: int = 0
+    said: str = ""
+
+    def tell(self, prefix: str, *, last: bool = False) -> None:
+        """Print the whole lines that are new; the last call prints what is left."""
+        new = os.pread(self.output.fileno(), 1 << 20, self.seen)
+        end = len(new) if last else new.rfind(b"\n") + 1
+        self.seen += end
+        for line in new[:end].decode(errors="replace").splitlines():
+            self.said = f"{self.said}{line}\n"[-SAID:]
+            if line and VERDICT not in line:
+                print(f"{prefix}{line}", flush=True)
+
+
+class Stopped(Exception):
+    """By a signal."""
+
+
+def run(parts: Sequence[Part], hosts: Sequence[Host]) -> dict[str, str] | None:
+    """Start all parts, print what they say, return when none is left: who failed and why, None where nobody did."""
+    prefixes = {part.host: f"[{part.host}] " if len(parts) > 1 else "" for part in parts}
+    started: list[Started] = []
+    order: list[Started] = []  # those that failed, the first one first
+    try:
+        for part in parts:
+            started.append(_start(part))
+        since: float | None = None
+        while any(each.code is None for each in started):
+            time.sleep(POLL_S)
+            for each in started:  # every one of them each time: who is asked late seems to end late
+                each.tell(prefixes[each.part.host])
+                if each.code is None and (code := each.child.poll()) is not None:
+                    each.code = code
+                    if code:
+                        order.append(each)
+            if order and since is None:
+                since = time.monotonic()
+            if since is not None and time.monotonic() - since > OTHERS_S:
+                break
+    finally:
+        _end(started)
+        for each in started:
+            each.tell(prefixes[each.part.host], last=True)
+            each.output.close()
+    everyone = order + [each for each in started if each not in order]
+    return blame([Said(each.part.host, each.said, each.code) for each in everyone], hosts) if order else None
+
+
+def _start(part: Part) -> Started:
+    # No pipe: what is left behind on a host could hold it open for ever. `run` closes it.
+    output = tempfile.TemporaryFile()  # noqa: SIM115
+    # Not the launch's mark: whoever ends that asks this process, which then ends its parts in order.
+    env = {name: value for name, value in os.environ.items() if name != processes.MARK}
+    try:
+        child = subprocess.Popen(
+            part.reach, env=env, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    except OSError:
+        output.close()
+        raise
+    assert child.stdin is not None
+    spec = part.spec | {"env": part.spec["env"] | {name: os.environ[name] for name in PASSED_ON if name in os.environ}}
+    with contextlib.suppress(BrokenPipeError):  # it is gone already: its status tells
+        child.stdin.write(json.dumps(spec).encode() + b"\n")
+        child.stdin.flush()
+    return Started(part, child, output)
+
+
+def _end(started: Sequence[Started]) -> None:
+    """Let go of every tether, then wait for all of them; the connection of one that does not answer is cut."""
+    for each in started:
+        assert each.child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            each.child.stdin.close()
+    deadline = time.monotonic() + CLOSE_S
+    for each in started:
+        try:
+            each.child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            each.child.kill()
+            each.child.wait()
+            print(
+                f"{SAYS}{each.part.host}: did not end within {CLOSE_S:.0f} s; look there for what is left", flush=True
+            )
+
+
+def main(plan: str) -> int:
+    """Read the parts from a file, run them, and write who failed into the file that it names. Returns 0, or 1."""
+    for number in SIGNALS:
+        signal.signal(number, _stopped)
+    content = json.loads(Path(plan).read_text())
+    try:
+        failed = run([Part(**part) for part in content["parts"]], parse(content["hosts"]))
+    except Stopped:
+        return 1
+    if failed is not None:
+        print(f"{SAYS}{failed['host']}: {failed['message']}", flush=True)
+        with contextlib.suppress(OSError):  # the log says it too
+            Path(content["failed"]).write_text(json.dumps(failed))
+    return 1 if failed else 0
+
+
+def _stopped(number: int, frame: FrameType | None) -> None:
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)  # a second one must not cut the ending short
+    raise Stopped
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

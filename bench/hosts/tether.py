@@ -1,0 +1,124 @@
+"""The far end of a connection: runs one command on this host and ends all of it once the connection is gone.
+
+Killing an ssh client leaves what it started running. Run as a file; the first line of standard input is a `Spec` as JSON,
+and the end of that input is the end of the run.
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a file: this folder must not shadow the standard library
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import uuid
+from dataclasses import dataclass, field
+from types import FrameType
+
+from bench.failure import killed, memory_kills
+from bench.processes import end, guarded
+
+MARK = "RINGZERO_TETHER"  # carried by all that it starts; not the launch's own, which may stand for several hosts
+SCRATCH = "RINGZERO_SCRATCH"  # the folder of a Spec, for tethers that a launcher starts by itself
+VERDICT = "bench.hosts.tether: "  # begins the line of standard error that tells how the command ended, as JSON
+POLL_S = 0.1
+GRACE_S = 3.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+EXIT_LOST, EXIT_UNSTARTED = 143, 127
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One command. `files` (path: text) are written before; `scratch` is removed afterwards where it was not there before."""
+
+    argv: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    scratch: str | None = None
+    mark: str | None = None
+
+
+class Lost(Exception):
+    """The connection, or this process by a signal."""
+
+
+def main() -> int:
+    """Returns the command's exit status as a shell would tell it, 143 where the connection went first."""
+    for number in SIGNALS:
+        signal.signal(number, _lost)
+    try:
+        spec = Spec(**json.loads(_line()))
+    except Lost:
+        return EXIT_LOST
+    mark = spec.mark or uuid.uuid4().hex
+    new = spec.scratch is not None and not Path(spec.scratch).exists()
+    try:
+        with guarded(mark, MARK):
+            return _run(spec, mark)
+    except Lost:
+        return EXIT_LOST
+    finally:
+        if new and spec.scratch:
+            shutil.rmtree(spec.scratch, ignore_errors=True)
+            with contextlib.suppress(OSError):  # not empty: another run uses it
+                Path(spec.scratch).parent.rmdir()
+
+
+def _run(spec: Spec, mark: str) -> int:
+    kills = memory_kills()
+    try:
+        for name, text in spec.files.items():
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_text(text)
+        env = {**os.environ, **spec.env, MARK: mark}
+        child = subprocess.Popen(spec.argv, cwd=spec.cwd, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
+    except OSError as error:
+        return _tell(EXIT_UNSTARTED, "launcher", f"could not start {spec.argv[0]}: {error}")
+    try:
+        while child.poll() is None:
+            if select.select([0], [], [], POLL_S)[0] and not os.read(0, 4096):
+                raise Lost
+    finally:
+        end(mark, grace_s=GRACE_S, name=MARK)
+        child.wait()
+    name = Path(spec.argv[0]).name
+    if child.returncode < 0:
+        cause, how = killed(-child.returncode, kills, memory_kills())
+        return _tell(128 - child.returncode, cause, f"{name} {how}")
+    return _tell(child.returncode, "launcher", f"{name} ended with status {child.returncode}")
+
+
+def _tell(code: int, cause: str, message: str) -> int:
+    if code:
+        line = json.dumps({"cause": cause, "message": message})
+        print(f"\n{VERDICT}{line}", file=sys.stderr, flush=True)
+    return code
+
+
+def _line() -> bytes:
+    """The first line, byte by byte: nothing after it may be taken."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            raise Lost
+        line += byte
+    return bytes(line)
+
+
+def _lost(number: int, frame: FrameType | None) -> None:
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)  # a second one must not cut the ending short
+    raise Lost
+
+
+if __name__ == "__main__":
+    status = main()
+    os._exit(status)  # no finaliser may write to a connection that is gone

@@ -1,0 +1,74 @@
+"""`ringzero launch`: one run, on this host or over several."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import tyro
+
+from bench.config import RunConfig
+from bench.flags import defaults
+from bench.hosts.asked import Where
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Start all ranks of one run under the engine's own launcher, on this host or over several, and wait for its record."""
+
+    run: RunConfig
+    where: Where = field(default_factory=Where)
+    ranks: int | None = None
+    """Processes in all: 1 where it is not given, or as many as the hosts take."""
+    dry_run: bool = False
+    """Print the exact commands, and run nothing; no host is looked at."""
+    run_limit_s: float = 1800.0
+    """A run that lasts longer is ended, with all its processes on every host, and recorded as failed."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 where the record says `done`, else 1."""
+    from bench import launch, launchers
+    from bench.hosts import description, spread
+    from bench.hosts.ready import ready
+    from bench.report import load
+    from bench.report.rows import cause
+
+    asked = parse(list(sys.argv[1:] if argv is None else argv))
+    hosts = asked.where.find()
+    ranks = asked.ranks if asked.ranks is not None else description.slots(hosts) if hosts else 1
+    if asked.run.engine.backend == "single" and asked.ranks is None:
+        ranks = 1
+    if asked.dry_run and hosts is None:
+        print(launchers.command(asked.run, ranks))
+        return 0
+    if asked.dry_run and hosts is not None:
+        where = asked.where
+        made = spread.commands(
+            asked.run, hosts, ranks, interface=where.interface, ssh=where.reach(), pdsh=where.pdsh, srun=where.srun
+        )
+        print(spread.shown(made))
+        return 0
+
+    def echo(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    asked.run.micro_batch(ranks)  # before hosts are asked
+    there = ready(asked.where, asked.run.output.results, lambda note: print(f"! {note}", file=sys.stderr))
+    build = there.build() if there else launchers.command
+    path = launch.run(asked.run, ranks, limit_s=asked.run_limit_s, echo=echo, build=build)
+    record = load.read(path)
+    print(
+        f"{record['status']}: {path}"
+        + ("" if record["status"] == "done" else f" ({cause(record)}); log: {path.with_suffix('.log')}")
+    )
+    return 0 if record["status"] == "done" else 1
+
+
+def parse(words: Sequence[str]) -> Launch:
+    """The flags. With `--variant`, what is not given is what that variant trained with."""
+    settings = (tyro.conf.OmitArgPrefixes,)
+    varied = defaults(words)
+    if varied:
+        return tyro.cli(Launch, args=words, default=Launch(run=varied), prog="ringzero launch", config=settings)
+    return tyro.cli(Launch, args=words, prog="ringzero launch", config=settings)
