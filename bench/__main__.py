@@ -9,8 +9,14 @@ PROGRAM = "ringzero"
 # name: (module:function(argv) -> exit code, one line of help), in the order of use
 COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("bench.doctor:main", "what is installed and bound here, and what would make a number wrong"),
-    "launch": ("bench.launching:main", "one run, all its ranks, under the engine's own launcher; over several hosts too"),
-    "preflight": ("bench.hosts.command:main", "are these hosts ready: versions, clocks, networks, ports; which one differs"),
+    "launch": (
+        "bench.launching:main",
+        "one run, all its ranks, under the engine's own launcher; over several hosts too",
+    ),
+    "preflight": (
+        "bench.hosts.command:main",
+        "are these hosts ready: versions, clocks, networks, ports; which one differs",
+    ),
     "slurm": ("bench.hosts.batch:main", "a batch script for Slurm, of one run or of a comparison"),
     "compare": ("bench.compare:main", "a matrix of runs: every engine against one plain process"),
     "tune": ("bench.tune:main", "each engine at its best within the same number of trials, and what that is worth"),

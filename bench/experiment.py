@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from bench.loop import Step, train
 from bench.measure.allocator import Allocator
 from bench.measure.clock import Clock
 from bench.measure.energy import Energy, gpu_names
+from bench.measure.interface import Interface
+from bench.measure.interface import told as carried
 from bench.measure.load import Load
 from bench.measure.makeup import AtPeak
 from bench.measure.memory import Activations, PeakMemory, bytes_held, device_memory, give_back_freed
@@ -67,21 +70,25 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
     sent, traffic = backend.sent_bytes(), Traffic()
     backend.gather(None)
     gpus = gpu_names(backend.world.local_size) if backend.device.type == "cuda" else []
+    interface = Interface(len(set(backend.gather(socket.gethostname()))))
     energy, load, curve, steps = Energy(gpus), Load(), Curve(backend, workload, watch), list[Step]()
     allocator = Allocator(backend.device)
     lr = partial(lr_at, total=backend.steps + workload.steps, peak=training.lr, kind=training.schedule)
     for count in curve.windows():
-        with quiet_collector(), allocator, traffic, load, energy:
-            steps += train(
-                backend,
-                workload.batches,
-                steps=count,
-                accumulation=training.accumulation,
-                clock=clock,
-                watch=watch,
-                lr=lr,
-                after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
-            )
+        with interface:
+            with quiet_collector(), allocator, traffic, load, energy:
+                steps += train(
+                    backend,
+                    workload.batches,
+                    steps=count,
+                    accumulation=training.accumulation,
+                    clock=clock,
+                    watch=watch,
+                    lr=lr,
+                    after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
+                )
+            if interface.reason is None:
+                backend.gather(None)  # everybody has got everything: nothing of it waits before the link any more
     refuse_skipped(steps)
     memory |= allocator.fields
     sent_now = backend.sent_bytes()
@@ -106,6 +113,7 @@ def measure(backend: Backend, workload: Workload, config: RunConfig, watch: Watc
         "checkpoint": None,
         "export": None,
     }
+    result["traffic"] |= carried(backend.gather(interface.seen(socket.gethostname())), len(steps))
     if config.output.save is not None:
         backend.save(config.output.save)
         result["checkpoint"] = str(config.output.save)

@@ -155,8 +155,10 @@ def join(config: RunConfig, world: World) -> "Backend":
 
 def opening(config: RunConfig, world: World, cores: Cores, everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the record says before the first step."""
+    from bench.lab import facts
     from bench.record import PLACE, SCHEMA, UNMEASURED, now, place_of
 
+    lab = facts.here()
     return {
         "schema": SCHEMA,
         "run_id": None,
@@ -174,16 +176,15 @@ def opening(config: RunConfig, world: World, cores: Cores, everyone: Sequence[Ma
             "size": world.size,
             "launcher": world.launcher,
             "hosts": sorted({entry["host"] for entry in everyone}),
-            "oversubscribed": cores.oversubscribed,
+            "oversubscribed": cores.oversubscribed or bool(lab and lab["shared_cores"]),
         },
+        "lab": lab,
         "comparison": place_of(os.environ.get(PLACE)),
         **UNMEASURED,
     }
 
 
-def close_record(
-    file: "RecordFile", content: dict[str, Any], failure: Failure, measured: Mapping[int, Any]
-) -> None:
+def close_record(file: "RecordFile", content: dict[str, Any], failure: Failure, measured: Mapping[int, Any]) -> None:
     """Write the failure and what was measured until then into the record, and say the one message."""
     from bench.record import now
 

@@ -1,5 +1,6 @@
 """A laboratory: its hosts are separate, its links have their rate, and nothing is left of it, whatever ended its maker."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import wire
 from bench.__main__ import main
 from bench.lab import door, holder, laboratory, rights, stream
 from bench.lab.laboratory import Lab
@@ -168,3 +170,23 @@ def test_what_a_killed_command_left_is_removed_at_the_next_call(moment: str) -> 
         time.sleep(0.02)
     assert not any(map(holder.network_of, hosts))
     assert not mine.state.parent.exists()
+
+
+@needs_lab
+@pytest.mark.parametrize(("backend", "beyond"), [("ring", 0.01), ("ddp", 0.01)])
+def test_an_engine_over_hosts_moves_what_its_setting_should(
+    lab: Lab, backend: str, beyond: float, tmp_path: Path
+) -> None:
+    lab.reshape(Link.read("1gbit"))
+    flags = ["--steps", "3", "--warmup", "0", "--proof-steps", "0", "--phase-steps", "0", "--limit-s", "40"]
+    words = ["lab", "launch", "--lab", str(lab.number), "--backend", backend, *flags, "--results", str(tmp_path)]
+    assert main(words) == 0
+    record = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert record["world"]["hosts"] == ["host1", "host2"]
+    assert (record["lab"]["link"], record["lab"]["mtu"]) == ("1gbit", 1500)
+    assert record["world"]["oversubscribed"] is lab.shared_cores
+    should = wire.expected(record).total
+    assert should
+    for counted in record["traffic"]["interface"]["hosts"].values():
+        assert should <= counted["payload_bytes"] < (1 + beyond) * should
+        assert counted["payload_bytes"] < counted["sent_bytes"] < counted["wire_bytes"]
