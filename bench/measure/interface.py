@@ -14,7 +14,8 @@ COUNTERS = Path("/proc/self/net/dev")  # of this namespace, where /sys/class/net
 HEADERS = 66  # of a packet: Ethernet 14, IPv4 20, TCP 20 with its timestamps 12
 OUTSIDE = 14  # of these not in the MTU
 FIELDS = ("received", "received_packets", "sent", "sent_packets", "dropped")
-SIOCGIFMTU = 0x8921
+SIOCGIFFLAGS, SIOCGIFMTU = 0x8913, 0x8921
+IFF_RUNNING = 0x40
 
 
 def read(name: str, counters: Path = COUNTERS) -> dict[str, int]:
@@ -32,6 +33,17 @@ def mtu(name: str) -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         asked = struct.pack("16si12x", name.encode(), 0)
         return int(struct.unpack("16si12x", fcntl.ioctl(any_socket, SIOCGIFMTU, asked))[1])
+
+
+def plugged(name: str) -> bool:
+    """Whether an interface is up and has a link at the other end of its cable; False where there is no such interface."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        asked = struct.pack("16sH14x", name.encode(), 0)
+        try:
+            flags = int(struct.unpack("16sH14x", fcntl.ioctl(any_socket, SIOCGIFFLAGS, asked))[1])
+        except OSError:
+            return False
+    return flags & IFF_RUNNING != 0
 
 
 class Interface:
