@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bench import launch
 from bench.config import RunConfig
 from bench.hosts import start as hosts_start
@@ -74,9 +76,9 @@ def fault(
             run.join(allowed)
             seconds = time.monotonic() - begun
             hung = run.is_alive()
-            left = remaining(lab)
-            lab.end_runs()  # where it hangs, this ends it, and the record is written
-            run.join(SLACK_S)
+        left = remaining(lab)
+        lab.end_runs()  # where it hangs, this ends it, and the record is written
+        run.join(SLACK_S)
     if not ended:
         raise LabError(f"{name}: no record was written within {allowed:.0f} s")
     record = json.loads(ended[0].read_text())
@@ -124,8 +126,8 @@ def remaining(lab: Lab) -> list[str]:
     kept = {lab.switch, *(each.pid for each in lab.hosts)}
     found = []
     for each in holder.inside(host.network for host in lab.hosts):
-        with contextlib.suppress(Exception):
-            if each.pid not in kept and each.status() != "zombie" and "create_server" not in " ".join(each.cmdline()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if each.pid not in kept and each.status() != psutil.STATUS_ZOMBIE:
                 found.append(f"{each.pid} {' '.join(each.cmdline())[:120]}")
     return found
 

@@ -40,14 +40,8 @@ def turn(lab: Lab, kind: str, folder: Path) -> list[float]:
         end = command.argv.index(launchers.RUN) - 1  # `-m bench.run ...` becomes the worker
         words = [*command.argv[:end], str(WORKER), kind, str(BYTES), str(TIMES), str(out)]
         env = [f"{name}={value}" for name, value in command.env.items()]
-        running.append(
-            subprocess.Popen(
-                [*lab.named(host.name).enter(lab.state), "env", *env, *words],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )  # fmt: skip
-        )
+        argv = [*lab.named(host.name).enter(lab.state), "env", *env, *words]
+        running.append(subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     said = [each.communicate(timeout=240)[0] for each in running]
     assert not any(each.returncode for each in running), "\n".join(said)[-3000:]
     seconds: list[float] = json.loads(out.read_text())
