@@ -13,7 +13,7 @@ import pytest
 
 from bench import wire
 from bench.__main__ import main
-from bench.lab import door, holder, laboratory, rights, stream
+from bench.lab import holder, laboratory, rights, stream
 from bench.lab.laboratory import Lab
 from bench.lab.link import Link
 from bench.lab.rights import LabError
@@ -97,13 +97,13 @@ def test_hosts_are_separate_and_know_each_other(lab: Lab) -> None:
 
 @needs_lab
 def test_a_door_that_is_shut_refuses(lab: Lab) -> None:
-    door.shut(lab.state, lab.hosts[1], closed=True)
+    lab.shut(lab.hosts[1], closed=True)
     try:
         with pytest.raises(subprocess.CalledProcessError) as refused:
             on(lab, "host1", "ssh host2 hostname")
         assert (refused.value.returncode, refused.value.stderr.count("Connection refused")) == (255, 1)
     finally:
-        door.shut(lab.state, lab.hosts[1], closed=False)
+        lab.shut(lab.hosts[1], closed=False)
     assert on(lab, "host1", "ssh host2 hostname").strip() == "host2"
     with pytest.raises(subprocess.CalledProcessError, match="255"):
         on(lab, "host1", "ssh host9 hostname")
@@ -147,7 +147,7 @@ def test_commands_from_up_to_down(capfd: pytest.CaptureFixture[str]) -> None:
 @needs_lab
 @pytest.mark.parametrize("moment", ["half made", "made"])
 def test_what_a_killed_command_left_is_removed_at_the_next_call(moment: str) -> None:
-    waits = "laboratory.door.build = lambda *a: stop()" if moment == "half made" else ""
+    waits = "laboratory._open = lambda *a: stop()" if moment == "half made" else ""
     script = (
         "import time\nfrom bench.lab import laboratory\nfrom bench.lab.link import Link\n"
         f"def stop():\n    print(laboratory.ROOT, flush=True)\n    time.sleep(60)\n{waits}\n"

@@ -16,7 +16,7 @@ from bench import launch
 from bench.config import RunConfig
 from bench.hosts import start as hosts_start
 from bench.hosts.ssh import Ssh
-from bench.lab import holder, laboratory, start
+from bench.lab import laboratory, start
 from bench.lab.faults import KINDS, Kind, Scene
 from bench.lab.host import INTERFACE
 from bench.lab.laboratory import Lab
@@ -122,12 +122,11 @@ def _ranks(results: Path) -> Iterator[dict[str, Any]]:
 
 
 def remaining(lab: Lab) -> list[str]:
-    """What still runs on the hosts, holders left out."""
-    kept = {lab.switch, *(each.pid for each in lab.hosts)}
+    """What still runs on the hosts."""
     found = []
-    for each in holder.inside(host.network for host in lab.hosts):
+    for each in lab.running():
         with contextlib.suppress(psutil.NoSuchProcess):
-            if each.pid not in kept and each.status() != psutil.STATUS_ZOMBIE:
+            if each.status() != psutil.STATUS_ZOMBIE:
                 found.append(f"{each.pid} {' '.join(each.cmdline())[:120]}")
     return found
 

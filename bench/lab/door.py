@@ -1,4 +1,4 @@
-"""How a host is entered by name, as launchers do: a private `ssh` for the laboratory, and a real sshd where there is one."""
+"""How a host is entered by name, as launchers do, where it has no sshd: an `ssh` of the laboratory's that enters it directly."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from bench.lab.holder import LAB
 from bench.lab.host import KINDS, Host
 
+NSENTER = "nsenter"  # what a laboratory says of such a door
 CLOSED = "closed"  # a file of that name and the host's, beside `ssh`: its door is shut
 
 # ssh's options that take a value; horovodrun, mpirun and pdsh give -o, -p, -i, -l.

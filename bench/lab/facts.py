@@ -29,6 +29,7 @@ def here() -> dict[str, Any] | None:
         "payload_rate_bits": link.payload_rate(lab.mtu),
         "mtu": lab.mtu,
         "cores": {each.name: list(each.cores) for each in lab.hosts},
+        "door": lab.door,
         "shared_cores": lab.shared_cores,
         "not_made": NOT_MADE,
     }

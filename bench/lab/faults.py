@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench.failure import Cause
-from bench.lab import door, holder, memory
+from bench.lab import holder, memory
 from bench.lab.host import Host
 from bench.lab.laboratory import Lab
 from bench.lab.link import Link
@@ -138,11 +138,11 @@ def port_taken(scene: Scene) -> Iterator[None]:
 @contextlib.contextmanager
 def refused(scene: Scene) -> Iterator[None]:
     """The victim takes no connection."""
-    door.shut(scene.lab.state, scene.victim, closed=True)
+    scene.lab.shut(scene.victim, closed=True)
     try:
         yield
     finally:
-        door.shut(scene.lab.state, scene.victim, closed=False)
+        scene.lab.shut(scene.victim, closed=False)
 
 
 KINDS: dict[str, Kind] = {

@@ -61,6 +61,29 @@ def network_of(pid: int) -> int | None:
         return None
 
 
+def keep(started: "subprocess.Popen[bytes]") -> None:
+    """A daemon of the laboratory's: collected when it is ended."""
+    _STARTED.append(started)
+
+
+def listens(pid: int, port: int, started: "subprocess.Popen[bytes]") -> bool:
+    """Whether somebody listens on a port in the network of `pid`, within BEGIN_S while the process that shall do so lives."""
+    end = time.monotonic() + BEGIN_S
+    while time.monotonic() < end and started.poll() is None:
+        for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:  # 0A: listening
+                return True
+        time.sleep(POLL_S)
+    return False
+
+
+def those(pids: Iterable[int]) -> list[psutil.Process]:
+    """Processes by their ids, those that are gone left out."""
+    wanted = set(pids)
+    return _those(lambda pid: pid in wanted)
+
+
 def inside(networks: Iterable[int]) -> list[psutil.Process]:
     """Every process in these network namespaces."""
     wanted = set(networks)

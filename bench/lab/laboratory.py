@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.lab import door, holder, host, rights
+from bench.lab import door, holder, host, rights, sshd
 from bench.lab.holder import within
 from bench.lab.host import Host
 from bench.lab.link import Link
@@ -32,7 +32,10 @@ BUSY_S = 5.0  # between a folder and its first file
 
 @dataclass
 class Lab:
-    """`owner`: process that removes it when it leaves, with the second it began; None: it stands until `down`."""
+    """`owner`: process that removes it when it leaves, with the second it began; None: it stands until `down`.
+
+    `daemons`: the sshd of each host, none where `door` says that hosts are entered otherwise.
+    """
 
     number: int
     link: str
@@ -40,6 +43,8 @@ class Lab:
     owner: tuple[int, float] | None
     switch: int = 0
     hosts: list[Host] = field(default_factory=list)
+    daemons: dict[str, int] = field(default_factory=dict)
+    door: str = door.NSENTER
 
     @property
     def state(self) -> Path:
@@ -74,8 +79,22 @@ class Lab:
 
     def end_runs(self) -> None:
         """End every process of the hosts; the hosts stand."""
-        kept = {self.switch, *(each.pid for each in self.hosts)}
-        holder.end(lambda: [each for each in self._members() if each.pid not in kept], grace_s=GRACE_S)
+        holder.end(self.running, grace_s=GRACE_S)
+
+    def running(self) -> list[psutil.Process]:
+        """Every process of the hosts, but those that hold them and let others in."""
+        kept = {self.switch, *(each.pid for each in self.hosts), *self.daemons.values()}
+        return [each for each in self._members() if each.pid not in kept]
+
+    def shut(self, host: Host, *, closed: bool) -> None:
+        """Let a host refuse connections, or take them again."""
+        if self.door == door.NSENTER:
+            door.shut(self.state, host, closed=closed)
+        elif closed:
+            sshd.stop(self.daemons.pop(host.name))
+        else:
+            self.daemons[host.name] = sshd.start(self.state, host)
+        self.write()
 
     def down(self) -> None:
         """Remove all of it. Nothing that ran in a host is alive afterwards."""
@@ -122,7 +141,7 @@ def up(count: int, link: Link, *, mtu: int = 1500, standing: bool = False) -> La
             lab.hosts.append(host.make(lab.state, lab.switch, name, address, cores, mtu, known))
             lab.hosts[-1].shape(lab.switch, link)
             lab.write()
-        door.build(lab.state, lab.hosts)
+        _open(lab)
         if standing:
             lab.owner = None
         lab.write()
@@ -130,6 +149,22 @@ def up(count: int, link: Link, *, mtu: int = 1500, standing: bool = False) -> La
         lab.down()
         raise
     return lab
+
+
+def _open(lab: Lab) -> None:
+    """Hosts can be reached by name: by an sshd each, where this machine has it and it works, else directly."""
+    why = sshd.unavailable()
+    if why is None:
+        try:
+            sshd.build(lab.state, lab.hosts)
+            for each in lab.hosts:
+                lab.daemons[each.name] = sshd.start(lab.state, each)
+            lab.door = "sshd"
+            return
+        except LabError:  # its user or its folder is missing, as on machines where it was never started
+            holder.end(lambda: holder.those(lab.daemons.values()))
+            lab.daemons.clear()
+    door.build(lab.state, lab.hosts)
 
 
 @contextlib.contextmanager
