@@ -21,6 +21,8 @@ from bench.lab.outlook import points, sentence
 from bench.lab.rights import LabError
 from bench.matrix import REFERENCE
 
+WIDTH = 140  # of the table in a file or a pipe
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
@@ -56,6 +58,8 @@ def main(argv: Sequence[str]) -> int:
     """Returns 0 where every run is verified, 1 where one is not, 130 after Ctrl-C."""
     asked = tyro.cli(Network, args=argv, prog="ringzero lab network")
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
     if asked.report:
         show(*experiment.read(asked.results, None), asked.results, console)
         return 0

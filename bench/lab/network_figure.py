@@ -28,7 +28,7 @@ def draw(found: Sequence[Point], source: str) -> Figure:
     foot = style.foot_height(captions)
     figure, grid = style.canvas(4.4 + foot, ncols=len(counts), sharey=True, squeeze=False)
     height = figure.get_figheight()
-    figure.subplots_adjust(left=0.075, right=0.985, top=1 - 1.35 / height, bottom=foot / height, wspace=0.06)
+    figure.subplots_adjust(left=0.09, right=0.985, top=1 - 1.35 / height, bottom=foot / height, wspace=0.06)
     for axes, hosts in zip(grid[0], counts, strict=True):
         _panel(axes, [point for point in found if point.hosts == hosts], hosts)
     grid[0][0].set_ylabel("seconds a step", size=9)
@@ -61,13 +61,14 @@ def _panel(axes: Axes, found: Sequence[Point], hosts: int) -> None:
         seconds = at(made[label], rate)
         axes.plot([rate], [seconds], "o", ms=11, mfc="none", mec=style.INK, mew=1.2, zorder=5)
         axes.annotate(rate_in_words(rate), (rate, seconds), (0, -16), textcoords="offset points", ha="center", size=8)
-    ticks = [*rates, *([unshaped] if any(point.rate is None for point in found) else [])]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    places = [*rates, *([unshaped] if any(point.rate is None for point in found) else [])]
+    axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: "not shaped" if value == unshaped else str(Link(float(value))))
     )
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        ticks(FuncFormatter(lambda value, _: f"{value:g}"))
     shared = any(point.shared_cores for point in found)
     axes.set_title(f"{hosts} hosts{' * sharing cores' if shared else ''}", loc="left", size=9.5, pad=4)
     style.clean(axes)

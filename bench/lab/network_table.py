@@ -25,7 +25,8 @@ NOTES = (
     "step: median over steps of the slowest rank, with its 95 % interval; shows: what the exchange adds to it; hidden: the",
     "time that the counted payload takes at the link's rate, less what shows (-: a link that is not shaped has no rate).",
     "expected and counted: bytes that one host sends in a step, derived from the setting and from the interface's counters,",
-    "less 66 bytes of headers a packet; the host that sent most.",
+    "less 66 bytes of headers a packet; the host that sent most. What TCP sends again counts again: on a link that is not",
+    "shaped, without delay, it does so a little too early.",
 )
 
 
@@ -62,7 +63,7 @@ def terminal(found: Sequence[Point]) -> Table:
     """For a console."""
     table = Table(box=None, padding=(0, 1), header_style="dim", caption=" ".join(_foot(found)), caption_justify="left")
     for title in TITLES:
-        table.add_column(title, justify="left" if title in ("engine", "verdict") else "right")
+        table.add_column(title, no_wrap=True, justify="left" if title in ("engine", "verdict") else "right")
     for point in found:
         table.add_row(*(cell.replace("[", "\\[") for cell in cells(point)))
     return table

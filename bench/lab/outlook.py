@@ -164,7 +164,8 @@ def sentence(found: Sequence[Point], hosts: int) -> str:
     said = []
     for place, (label, low, high) in enumerate(parts):
         where = (
-            f"from {rate_in_words(low)} to {rate_in_words(high)}" if len(parts) == 1
+            f"at {rate_in_words(low)}" if low == high
+            else f"from {rate_in_words(low)} to {rate_in_words(high)}" if len(parts) == 1
             else f"below {rate_in_words(high)}" if place == 0
             else f"above {rate_in_words(low)}" if place == len(parts) - 1
             else f"from {rate_in_words(low)} to {rate_in_words(high)}"
