@@ -183,7 +183,7 @@ def read(state: Path) -> Lab:
         values = json.loads(state.read_text())
         owner = tuple(values.pop("owner") or ()) or None
         hosts = [Host(**{**each, "cores": tuple(each["cores"])}) for each in values.pop("hosts")]
-        return Lab(**values, owner=owner, hosts=hosts)  # type: ignore[arg-type]
+        return Lab(**values, owner=owner, hosts=hosts)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise LabError(f"{state} is not the file of a laboratory: {error}") from error
 

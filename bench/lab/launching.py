@@ -34,9 +34,10 @@ class Launch:
 def main(argv: Sequence[str]) -> int:
     """Returns 0 where the record says `done`, else 1."""
     settings = (tyro.conf.OmitArgPrefixes,)
-    varied = defaults(argv)
-    given = {"default": Launch(run=varied)} if varied else {}
-    asked: Launch = tyro.cli(Launch, args=argv, prog="ringzero lab launch", config=settings, **given)
+    if varied := defaults(argv):
+        asked = tyro.cli(Launch, args=argv, default=Launch(run=varied), prog="ringzero lab launch", config=settings)
+    else:
+        asked = tyro.cli(Launch, args=argv, prog="ringzero lab launch", config=settings)
     lab = laboratory.find(asked.lab)
     hosts = start.named(lab, asked.on_hosts, asked.slots)
 
