@@ -9,17 +9,11 @@ PROGRAM = "ringzero"
 # name: (module:function(argv) -> exit code, one line of help), in the order of use
 COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("bench.doctor:main", "what is installed and bound here, and what would make a number wrong"),
-    "launch": (
-        "bench.launching:main",
-        "one run, all its ranks, under the engine's own launcher; over several hosts too",
-    ),
-    "preflight": (
-        "bench.hosts.command:main",
-        "are these hosts ready: versions, clocks, networks, ports; which one differs",
-    ),
-    "slurm": ("bench.hosts.batch:main", "a batch script for Slurm, of one run or of a comparison"),
+    "launch": ("bench.launching:main", "one run, all its ranks, under the engine's own launcher; over several hosts too"),
     "compare": ("bench.compare:main", "a matrix of runs: every engine against one plain process"),
     "tune": ("bench.tune:main", "each engine at its best within the same number of trials, and what that is worth"),
+    "preflight": ("bench.hosts.command:main", "are these hosts ready: versions, clocks, networks, ports; which one differs"),
+    "slurm": ("bench.hosts.batch:main", "a batch script for Slurm, of one run or of a comparison"),
     "report": ("bench.commands:report", "the tables of a comparison: terminal, Markdown, one HTML page, CSV, Parquet"),
     "plot": ("bench.commands:plot", "the figures of a comparison, as PNG, SVG or PDF"),
     "plan": ("bench.plan.command:main", "memory on machines that are not here: fits or not, and what to change"),
@@ -50,6 +44,7 @@ EXAMPLES = (
     ("ringzero launch --ranks 2 --backend ddp", "one engine"),
     ("ringzero launch --ranks 2 --backend ring --dry-run", "the exact command, not run"),
     ("ringzero launch --hosts a:4,b:4 --backend ddp", "over two hosts: docs/clusters.md"),
+    ("ringzero lab network", "engines on slow links, on this machine: docs/lab.md"),
     ("ringzero report", "the latest comparison again"),
 )
 

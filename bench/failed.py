@@ -113,7 +113,8 @@ def _placed(failure: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
     """A failure that a rank wrote, with the host that failed first."""
     vague = failure["cause"] in VAGUE and host["cause"] != "launcher"
     message = f"host {host['host']}: {host['message']}\n{failure['message']}"
-    return failure | {"host": host["host"], "cause": host["cause"] if vague else failure["cause"], "message": message}
+    better = {"rank": host["rank"], "cause": host["cause"]} if vague else {}  # who spoke is not who failed
+    return failure | {"host": host["host"], "message": message} | better
 
 
 def _lines(log: Path) -> list[str]:
@@ -127,6 +128,6 @@ def _ending(end: End, log: Path, told: dict[str, Any] | None, host: dict[str, An
     first = f"{end.message}: {said[-1]}" if said else end.message  # what a rank refused to do is the better reason
     place = {key: (told or {}).get(key) for key in ("rank", "step", "phase", "traceback")}
     if host:
-        place["host"] = host["host"]
+        place |= {"host": host["host"], "rank": place["rank"] if host["rank"] is None else host["rank"]}
     failure = place | {"cause": end.cause, "message": "\n".join([first, *lines[-TAIL_LINES:]])}
     return {"status": "failed", "failure": failure, "finished": now()}

@@ -10,14 +10,19 @@ import sys
 import threading
 
 REFUSED = 255
-VALUED = ("-o", "-F", "-p", "-i", "-l")
+VALUED = ("-o", "-F", "-p", "-i", "-l", "--log")
 
 
 def main(words: list[str]) -> int:
-    """`fake_ssh.py [options] HOST COMMAND`; the host `refused` takes no connection."""
+    """`fake_ssh.py [--log FILE] [options] HOST COMMAND`; the host `refused` takes no connection. FILE: which hosts were reached."""
+    log = None
     while words[0].startswith("-"):
+        log = words[1] if words[0] == "--log" else log
         words = words[2:] if words[0] in VALUED else words[1:]
     host, *command = words
+    if log is not None:
+        with open(log, "a") as file:
+            file.write(f"{host}\n")
     if host == "refused":
         print(f"ssh: connect to host {host} port 22: Connection refused", file=sys.stderr)
         return REFUSED

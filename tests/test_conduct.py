@@ -3,6 +3,7 @@
 The far hosts are sessions of this machine behind an ssh client of the tests' own, which passes nothing on but bytes.
 """
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,22 +17,23 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import launch
+from bench import failed, launch, launchers
 from bench.config import Engine, Measure, Output, RunConfig, Training
-from bench.hosts import conduct, description, start
+from bench.hosts import conduct, description, spread, start
 from bench.hosts.blame import Said, blame
 from bench.hosts.description import Host
 from bench.hosts.ssh import Ssh
-from bench.launchers import Command, executable
+from bench.launchers import Command
 
 pytestmark = pytest.mark.timeout(90)
 ROOT = Path(__file__).resolve().parents[1]
 SSH = Ssh(f"{sys.executable} {ROOT / 'tests' / 'fake_ssh.py'}")
-# Says that it is there, starts a process in a session of its own that does not hear SIGTERM, and goes on for ever.
+# Starts a process in a session of its own, which may not hear SIGTERM, says that both are there, and goes on for ever.
 STAYS = """
 import os, pathlib, subprocess, sys, time
-deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
-child = subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True, stdout=subprocess.PIPE)
+how = "signal.SIG_IGN" if "deaf" in sys.argv else "signal.SIG_DFL"
+other = f"import signal, time; signal.signal(signal.SIGTERM, {how}); print(1, flush=True); time.sleep(600)"
+child = subprocess.Popen([sys.executable, "-c", other], start_new_session=True, stdout=subprocess.PIPE)
 child.stdout.readline()
 pathlib.Path(sys.argv[1]).write_text(f"{os.getpid()} {child.pid}")
 time.sleep(600)
@@ -84,28 +86,45 @@ def until(there: Callable[[], object], seconds: float = 30) -> None:
 def test_a_second_host_that_fails_ends_the_first_and_is_named(tmp_path: Path, told, capfd) -> None:
     hosts = description.parse("a:1,b:1")
     pids = tmp_path / "pids"
-    failed = conduct.run([part("a", STAYS, pids), part("b", FAILS, pids)], hosts)
-    assert failed == {"host": "b", "cause": "launcher", "message": "python ended with status 1, before the others"}
+    blamed = conduct.run([part("a", STAYS, pids, "deaf"), part("b", FAILS, pids)], hosts)
+    assert blamed == {
+        "host": "b",
+        "rank": None,
+        "cause": "launcher",
+        "message": "python ended with status 1, before the others",
+    }
     assert "[b] no room on this host" in capfd.readouterr().out.splitlines()
     assert len(told()) == 2
-    assert not any(map(alive, told()))  # also the one in a session of its own
+    assert not any(map(alive, told()))  # also the one in a session of its own, which does not hear SIGTERM
 
 
 def test_a_host_that_refuses_is_named_with_what_ssh_said(tmp_path: Path, told) -> None:
-    failed = conduct.run(
+    blamed = conduct.run(
         [part("a", STAYS, tmp_path / "pids"), part("refused", "pass")], description.parse("a:1,refused:1")
     )
-    assert failed is not None
-    assert failed["host"] == "refused"
-    assert failed["message"] == "ssh: ssh: connect to host refused port 22: Connection refused"
+    assert blamed is not None
+    assert blamed["host"] == "refused"
+    assert blamed["message"] == "ssh: ssh: connect to host refused port 22: Connection refused"
     assert not any(map(alive, told()))
+
+
+def test_the_first_that_fails_is_blamed_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conduct, "OTHERS_S", 20)
+    later = part("a", "import sys, time; time.sleep(1.5); sys.exit('Connection closed by peer')")
+    blamed = conduct.run([later, part("b", "import sys; sys.exit(3)")], description.parse("a:1,b:1"))
+    assert blamed == {
+        "host": "b",
+        "rank": None,
+        "cause": "launcher",
+        "message": "python ended with status 3, before the others",
+    }
 
 
 def test_hosts_that_all_end_well_say_nothing_and_leave_nothing(tmp_path: Path, capfd) -> None:
     scratch = tmp_path / "scratch"
-    code = f"import pathlib; pathlib.Path({str(scratch)!r}, 'x').mkdir(parents=True); print('here')"
+    code = f"import pathlib; pathlib.Path({str(scratch)!r}, 'x').mkdir(parents=True); print('1\\r2\\rhere', end='')"
     assert conduct.run([part("a", code, scratch=scratch)], description.parse("a:1")) is None
-    assert capfd.readouterr().out == "here\n"
+    assert capfd.readouterr().out == "1\r2\rhere\n"  # a progress line stays one, and what has no end gets one
     assert not scratch.exists()  # a folder that the host does not share with the one that keeps records
 
 
@@ -126,7 +145,7 @@ def over(tmp_path: Path, parts: dict[str, tuple[str, ...]]) -> Callable[[RunConf
 def test_past_the_limit_every_host_is_ended_and_the_record_says_so(tmp_path: Path, told) -> None:
     config = RunConfig(engine=Engine(backend="ddp"), output=Output(results=tmp_path / "results"))
     both = over(tmp_path, {"a": (STAYS, str(tmp_path / "pids")), "b": ("import time; time.sleep(600)",)})
-    record = json.loads(launch.run(config, 2, build=both, limit_s=4).read_text())
+    record = json.loads(launch.run(config, 2, build=both, limit_s=3).read_text())
     assert (record["status"], record["failure"]["cause"]) == ("failed", "time limit")
     assert record["environment"]["asked_hosts"] == "a:1,b:1"
     assert len(told()) == 2
@@ -166,10 +185,10 @@ def test_a_connection_that_is_cut_ends_the_far_side_and_is_told(tmp_path: Path, 
 
     cutter = threading.Thread(target=lambda: (until(lambda: len(told()) == 2), cut()))
     cutter.start()
-    failed = conduct.run([part("a", STAYS, tmp_path / "pids")], description.parse("a:1"))
+    blamed = conduct.run([part("a", STAYS, tmp_path / "pids")], description.parse("a:1"))
     cutter.join()
-    assert failed is not None
-    assert failed["host"] == "a"
+    assert blamed is not None
+    assert blamed["host"] == "a"
     until(lambda: not any(map(alive, told())), 15)
 
 
@@ -180,48 +199,112 @@ KILLED = (
 
 
 @pytest.mark.parametrize(
-    ("everyone", "host", "message"),
+    ("everyone", "host", "rank", "message"),
     [
-        ([Said("a", f"[a] {KILLED}", 1), Said("b", "", 1)], "b", "rank 3: process 7 was killed by SIGKILL"),
-        ([Said("a", "Connection closed by peer", 1), Said("b", "", None)], "a", "its command ended with status 1"),
+        ([Said("a", f"[a] {KILLED}", 1), Said("b", "", 1)], "b", 3, "process 7 was killed by SIGKILL"),
         (
-            [Said("a", "", 1), Said("b", "failed (exitcode: -9) local_rank: 1 (pid: 7)", 1)],
-            "b",
-            "local rank 1 was killed by SIGKILL",
+            [Said("a", "Connection closed by peer", 1), Said("b", "", None)],
+            "a",
+            None,
+            "its command ended with status 1",
         ),
-        ([Said("a", "(exitcode: -15) local_rank: 0", 1), Said("b", "", 1)], "a", "its command ended with status 1"),
-        ([Said("a", "", 1), Said("b", "exits with return code = -9", 1)], "b", "a rank was killed by SIGKILL"),
-        ([Said("a", "Process 2 exit with status code 137.", 1)], "b", "rank 2 was killed by SIGKILL"),
-        ([Said("a", "bench.hosts: host b: ssh could not reach it, or lost it", 1)], "b", "ssh could not reach it"),
+        ([Said("a", "", 1), Said("b", "(exitcode: -9) local_rank: 1 (pid: 7)", 1)], "b", 3, "was killed by SIGKILL"),
         (
-            [Said("a", "prterun noticed that process rank 3 with PID 9 on node vm exited on\nsignal 9 (Killed)", 1)],
+            [Said("a", "(exitcode: -15) local_rank: 0", 1), Said("b", "", 1)],
+            "a",
+            None,
+            "its command ended with status 1",
+        ),
+        ([Said("a", "", 1), Said("b", "exits with return code = -9", 1)], "b", None, "a rank was killed by SIGKILL"),
+        ([Said("a", "Process name: 2\nExit code: 137", 1)], "b", 2, "was killed by SIGKILL"),
+        ([Said("a", "Process name: [prterun-vm-1@1,2]\n   Exit code:    3", 1)], "b", 2, "ended with status 3"),
+        ([Said("a", "Process name: 2\nExit code: 143", 1)], "a", None, "its command ended with status 1"),
+        (
+            [Said("a", "bench.hosts: host b: ssh could not reach it, or lost it", 1)],
             "b",
-            "rank 3 was killed by SIGKILL",
+            None,
+            "ssh could not reach it",
+        ),
+        (
+            [Said("a", "process rank 3 with PID 9 on node vm exited on\nsignal 9 (Killed)", 1)],
+            "b",
+            3,
+            "was killed by SIGKILL",
         ),
     ],
 )
-def test_who_is_blamed(everyone: list[Said], host: str, message: str) -> None:
+def test_who_is_blamed(everyone: list[Said], host: str, rank: int | None, message: str) -> None:
     found = blame(everyone, HOSTS)
-    assert found["host"] == host
+    assert (found["host"], found["rank"]) == (host, rank)
     assert found["message"].startswith(message)
 
 
-@pytest.mark.parametrize("backend", ["ddp", "horovod"])
-def test_real_ranks_on_two_hosts(backend: str, tmp_path: Path) -> None:
-    """torchrun by a command for each host; horovodrun by its own ssh, which is ours. 127.0.0.2 is nobody's interface."""
-    if backend == "horovod" and executable("horovodrun") is None:
-        pytest.skip("no horovodrun")
-    hosts = description.parse("localhost:1,127.0.0.2:1" if backend == "horovod" else "a:1,b:1")
+def test_a_record_that_a_rank_closed_gets_the_host_and_rank_that_failed(tmp_path: Path) -> None:
+    """Rank 0 only lost the other; it can't know why."""
+    end = failed.End("launcher", "torchrun ended with status 1")
+    config = RunConfig(engine=Engine(backend="ddp"), output=Output(results=tmp_path))
+    told = {
+        "rank": 0,
+        "step": 2,
+        "phase": "backward",
+        "cause": "error",
+        "message": "Connection reset",
+        "traceback": None,
+    }
+    (tmp_path / "r.json").write_text(json.dumps({"status": "failed", "failure": told}))
+    (tmp_path / failed.HOST_FILE).write_text(
+        json.dumps({"host": "b", "rank": 3, "cause": "peer lost", "message": "was killed by SIGKILL"})
+    )
+    path = failed.close(tmp_path, config, 4, ["torchrun"], end, tmp_path / "log", "now")
+    failure = json.loads(path.read_text())["failure"]
+    assert (failure["host"], failure["rank"], failure["cause"]) == ("b", 3, "peer lost")
+    assert failure["message"] == "host b: was killed by SIGKILL\nConnection reset"
+
+
+# Of launchers that reach hosts by themselves: says who it is; the rank that is not on the first host then fails.
+RANK = """
+import os, sys, time
+rank = os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["HOROVOD_RANK"]
+print("rank", rank, "of", os.environ["RINGZERO_HOSTS"], flush=True)
+time.sleep(1 if rank == "1" else 60)
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("backend", ["ring", "horovod"])
+def test_mpirun_and_horovodrun_reach_the_other_host_by_our_ssh(backend: str, tmp_path: Path, capfd) -> None:
+    """The ranks are not ours here, the launcher's command is. No interface holds 127.0.0.2, so that they take it for far."""
+    config = RunConfig(engine=Engine(backend=backend), training=Training(accumulation=1))  # type: ignore[arg-type]
+    if why := launchers.unavailable(config):
+        pytest.skip(why)
+    hosts = description.parse("localhost:1,127.0.0.2:1")
+    reached = tmp_path / "reached"
+    ssh = Ssh(f"{SSH.command} --log {reached}")
+    ((first, command),) = spread.commands(config, hosts, 2, interface="lo", ssh=ssh)
+    argv = [*command.argv[: command.argv.index(sys.executable)], sys.executable, "-c", RANK]
+    made = start.part(first, dataclasses.replace(command, argv=argv), SSH, Path("/"))
+    blamed = conduct.run([conduct.Part(**made)], hosts)  # type: ignore[arg-type]
+    said = capfd.readouterr().out
+    assert "rank 0 of localhost:1,127.0.0.2:1" in said
+    assert "rank 1 of localhost:1,127.0.0.2:1" in said
+    assert set(reached.read_text().split()) == {"127.0.0.2"}
+    assert blamed == {"host": "127.0.0.2", "rank": 1, "cause": "launcher", "message": "ended with status 3"}
+
+
+def test_real_ranks_on_two_hosts(tmp_path: Path) -> None:
     config = RunConfig(
-        engine=Engine(backend=backend),  # type: ignore[arg-type]
+        engine=Engine(backend="ddp"),
         training=Training(steps=1, global_batch=2, accumulation=1),
         measure=Measure(warmup=0, proof_steps=0, phase_steps=0, limit_s=60),
         output=Output(results=tmp_path),
     )
-    build = start.builder(hosts, SSH, master="127.0.0.1", interface="lo")
-    path = launch.run(config, 2, build=build, limit_s=80)
-    record = json.loads(path.read_text())
+    reached = tmp_path / "reached"
+    build = start.builder(
+        description.parse("a:1,b:1"), Ssh(f"{SSH.command} --log {reached}"), master="127.0.0.1", interface="lo"
+    )
+    record = json.loads(launch.run(config, 2, build=build, limit_s=80).read_text())
     assert record["status"] == "done", record["failure"]
-    assert record["environment"]["asked_hosts"] == ",".join(map(str, hosts))
+    assert sorted(reached.read_text().split()) == ["a", "b"]
+    assert record["environment"]["asked_hosts"] == "a:1,b:1"
     assert record["environment"]["machine"]["variables"]["GLOO_SOCKET_IFNAME"] == "lo"
     assert [each["rank"] for each in record["ranks"]] == [0, 1]

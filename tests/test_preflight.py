@@ -30,6 +30,7 @@ FACTS: dict[str, Any] = {
     "machine": {"gpus": (), "cpu": "EPYC", "available": 8 * 2**30, "allowed": (0, 1)},
     "interfaces": {"lo": ["127.0.0.1"], "eth0": ["10.0.0.1"]},
     "resolved": {"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"},
+    "missing_cwd": None,
     "shares_results": True,
     "writes_results": True,
 }
@@ -64,6 +65,7 @@ def test_hosts_that_are_alike_have_nothing_to_say() -> None:
         ({"packages__horovod": "0.28.1"}, "host b: horovod 0.28.1, where the others have none"),
         ({"code": "0ddba11"}, "host b: other source files (0ddba11), where the others have 5ca1ab1e"),
         ({"machine__gpus": ("H200",)}, "host b: 1 GPUs, where the others have 0"),
+        ({"missing_cwd": "/home/me"}, "host b: there is no folder /home/me, from which this is started"),
         ({"writes_results": False}, "host b: the results folder can't be written"),
     ],
 )

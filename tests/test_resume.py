@@ -185,3 +185,15 @@ def test_an_older_file_is_still_read(tmp_path: Path) -> None:
     path.write_text(json.dumps(values))
     assert comparison.read(path).began == {}
     assert resume.differing({}, resume.surroundings()) == ["it does not say what it began on"]
+
+
+def test_other_hosts_than_it_began_on_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    kept = begun(tmp_path, Runner(tmp_path, stop_at=1))
+    code, run = gone_on(tmp_path, "--hosts", "a:1,b:1", monkeypatch=monkeypatch)
+    assert (code, run.places) == (2, [])
+    assert "began on this host alone, not on a:1,b:1; leave the hosts out" in capsys.readouterr().err
+    kept.hosts = "a:1,b:1"
+    kept.write(tmp_path)
+    code, run = gone_on(tmp_path, monkeypatch=monkeypatch)
+    assert (code, run.places) == (2, [])
+    assert "go on with --hosts a:1,b:1" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import launchers
+from bench.__main__ import main
 from bench.config import ConfigError, Engine, Measure, Output, RunConfig
 from bench.hosts import spread
 from bench.hosts.agent import cut
@@ -133,7 +134,24 @@ def test_what_is_about_one_process_is_not_passed_on(monkeypatch: pytest.MonkeyPa
     assert not {"OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "GLOO_SOCKET_IFNAME"} & env.keys()
 
 
+def test_launch_and_compare_print_the_commands_of_every_host(tmp_path: Path, capsys) -> None:
+    flags = ["--hosts", "a:1,b:1", "--interface", "eth0", "--ssh", "/bin/echo", "--results", str(tmp_path), "--dry-run"]
+    assert main(["launch", "--backend", "ddp", *flags]) == 0
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if line.startswith("#")] == ["# on a", "# on b"]
+    assert "--nnodes 2 --node-rank 1 --nproc-per-node 1 --master-addr a" in said  # as many ranks as the hosts take
+    assert main(["compare", "quick", *flags]) == 0
+    said = capsys.readouterr().out
+    assert "-H a:1,b:1 --gloo --network-interfaces eth0" in said  # its two ranks are on two hosts
+    assert main(["compare", "quick", *flags, "--hosts", "a:1"]) == 2
+    assert "2 ranks don't fit on a:1" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_missing_here_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launchers, "executable", lambda name: None)
+    with pytest.raises(LaunchFailed, match="pdsh is not on the PATH; install it, or leave --pdsh out"):
+        made("deepspeed", pdsh=True)
     monkeypatch.setattr(launchers, "unavailable", lambda config: "mpirun is missing")
     with pytest.raises(LaunchFailed, match="mpirun is missing"):
         made("ring")

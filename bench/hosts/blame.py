@@ -5,8 +5,9 @@ import re
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from bench.hosts.description import Host, host_of
+from bench.hosts.description import Host, HostsError, first_rank, host_of
 from bench.hosts.ssh import CONNECTION_FAILED, SAYS
 from bench.hosts.tether import VERDICT
 
@@ -17,7 +18,7 @@ TOLD = re.compile(
 )
 TORCHRUN = re.compile(r"\(exitcode: -(\d+)\) local_rank: (\d+)")
 DEEPSPEED = re.compile(r"exits with return code = -(\d+)")
-HOROVODRUN = re.compile(r"Process (\d+) exit with status code (\d+)")
+FIRST = re.compile(r"Process name: (?:\[[^\]]*,)?(\d+)\]?\s+Exit code:\s+(\d+)")  # horovodrun and mpirun
 MPIRUN = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on\s+signal (\d+)")
 UNREACHED = re.compile(rf"{re.escape(SAYS)}(\S+): (ssh [^\n]*)")
 AFTERWARDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # what ends the others once one has failed
@@ -41,45 +42,53 @@ class Said:
             return None
 
 
-def blame(everyone: Sequence[Said], hosts: Sequence[Host]) -> dict[str, str]:
-    """`host`, `cause` and `message`. `everyone`: those that failed first, in the order of their ends, then the others.
+def blame(everyone: Sequence[Said], hosts: Sequence[Host]) -> dict[str, Any]:
+    """`host`, `rank` (None: nobody says), `cause` and `message`.
 
-    A rank or launcher that names the one that died is believed before the order of ends: who loses a peer often ends first.
+    `everyone`: those that failed first, in the order of their ends, then the others. A rank or launcher that names the one
+    that died is believed before the order of ends: who loses a peer often ends first.
     """
-    for host, cause, message in _named(everyone, hosts):
-        return {"host": host, "cause": cause, "message": message}
+    try:
+        host, rank, cause, message = next(_named(everyone, hosts))
+        return {"host": host, "rank": rank, "cause": cause, "message": message}
+    except (StopIteration, HostsError):  # nobody says, or a line that only looks like it
+        pass
     first = everyone[0]
+    found: dict[str, Any] = {"host": first.host, "rank": None}
     if first.code == CONNECTION_FAILED and first.verdict() is None:
         lines = [line for line in first.text.splitlines() if line.strip()]
-        return {"host": first.host, "cause": "launcher", "message": f"ssh: {lines[-1] if lines else 'no connection'}"}
+        return found | {"cause": "launcher", "message": f"ssh: {lines[-1] if lines else 'no connection'}"}
     cause, message = first.verdict() or ("launcher", f"its command ended with status {first.code}")
-    return {"host": first.host, "cause": cause, "message": f"{message}, before the others"}
+    return found | {"cause": cause, "message": f"{message}, before the others"}
 
 
-def _named(everyone: Sequence[Said], hosts: Sequence[Host]) -> Iterator[tuple[str, str, str]]:
-    """(host, cause, message), the surest first."""
+def _named(everyone: Sequence[Said], hosts: Sequence[Host]) -> Iterator[tuple[str, int | None, str, str]]:
+    """(host, rank, cause, message), the surest first."""
     for said in everyone:
         for found in TOLD.finditer(said.text):
-            yield host_of(int(found[1]), hosts).name, found[2], f"rank {found[1]}: {found[3]}"
+            yield host_of(int(found[1]), hosts).name, int(found[1]), found[2], found[3]
     for said in everyone:
         for found in UNREACHED.finditer(said.text):
-            yield found[1], "launcher", found[2]
+            yield found[1], None, "launcher", found[2]
         for found in TORCHRUN.finditer(said.text):
             if (number := int(found[1])) not in AFTERWARDS:
-                yield said.host, "peer lost", f"local rank {found[2]} was killed by {_name(number)}"
+                yield said.host, first_rank(said.host, hosts) + int(found[2]), "peer lost", _killed(number)
         for found in MPIRUN.finditer(said.text):
             if (number := int(found[3])) not in AFTERWARDS:
-                yield host_of(int(found[1]), hosts).name, "peer lost", f"rank {found[1]} was killed by {_name(number)}"
+                yield host_of(int(found[1]), hosts).name, int(found[1]), "peer lost", _killed(number)
         for found in DEEPSPEED.finditer(said.text):
             if (number := int(found[1])) not in AFTERWARDS:
-                yield said.host, "peer lost", f"a rank was killed by {_name(number)}"
-        for found in HOROVODRUN.finditer(said.text):
-            if (number := int(found[2]) - 128) > 0 and number not in AFTERWARDS:
-                yield host_of(int(found[1]), hosts).name, "peer lost", f"rank {found[1]} was killed by {_name(number)}"
+                yield said.host, None, "peer lost", f"a rank {_killed(number)}"
+        for found in FIRST.finditer(said.text):
+            rank, code = int(found[1]), int(found[2])
+            if code <= 128:
+                yield host_of(rank, hosts).name, rank, "launcher", f"ended with status {code}"
+            elif code - 128 not in AFTERWARDS:
+                yield host_of(rank, hosts).name, rank, "peer lost", _killed(code - 128)
 
 
-def _name(number: int) -> str:
+def _killed(number: int) -> str:
     try:
-        return signal.Signals(number).name
+        return f"was killed by {signal.Signals(number).name}"
     except ValueError:
-        return f"signal {number}"
+        return f"was killed by signal {number}"

@@ -1,7 +1,8 @@
 """`ringzero preflight`: what every host is, and what keeps a run from starting on them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -47,18 +48,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 def table(seen: Sequence[Seen]) -> Table:
     """A row a fact, a column a host."""
     made = Table("", *(str(each.host) for each in seen))
-    rows = {
+    rows: dict[str, Callable[[Seen], object]] = {
         "name": lambda each: each.facts["hostname"],
         "Python": lambda each: each.facts["python"],
-        **{name: lambda each, name=name: each.facts["packages"][name] or "none" for name in VERSIONS},
+        **{name: partial(_version, name) for name in VERSIONS},
         "commit, source": lambda each: (
             f"{each.facts['commit']}{'+' if each.facts['dirty'] else ''}, {each.facts['code']}"
         ),
         "cores, GPUs": lambda each: f"{len(each.facts['machine']['allowed'])}, {len(each.facts['machine']['gpus'])}",
         "free memory": lambda each: f"{each.facts['machine']['available'] / GIB:.1f} GiB",
         "interfaces": lambda each: ", ".join(f"{k} {' '.join(v)}" for k, v in each.facts["interfaces"].items()),
-        "clock": lambda each: f"{each.clock.offset_s * 1e3:+.1f} ± {each.clock.bound_s * 1e3:.1f} ms",
+        "clock": _clock,
     }
     for name, value in rows.items():
         made.add_row(name, *("no answer" if each.unreachable else str(value(each)) for each in seen))
     return made
+
+
+def _version(name: str, seen: Seen) -> str:
+    return seen.facts["packages"][name] or "none"
+
+
+def _clock(seen: Seen) -> str:
+    return f"{seen.clock.offset_s * 1e3:+.1f} ± {seen.clock.bound_s * 1e3:.1f} ms" if seen.clock else "unknown"

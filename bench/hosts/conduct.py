@@ -34,7 +34,9 @@ PASSED_ON = (WORD, PLACE)  # set by whoever keeps the record, after the commands
 POLL_S = 0.05
 OTHERS_S = 5.0  # after the first failure: the ranks of other hosts see it, and close the record
 CLOSE_S = 10.0  # for a tether to end what it holds; a host that does not answer must not hold up the rest
+STOPPED_S = 4.5  # the same where this process was told to stop: `processes.end` kills it after 5
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PIECE = 1 << 20  # bytes of output that are read at once
 SAID = 20_000  # characters of a host's output that are remembered: its end
 
 
@@ -59,24 +61,27 @@ class Started:
     said: str = ""
 
     def tell(self, prefix: str, *, last: bool = False) -> None:
-        """Print the whole lines that are new; the last call prints what is left."""
-        new = os.pread(self.output.fileno(), 1 << 20, self.seen)
-        end = len(new) if last else new.rfind(b"\n") + 1
-        self.seen += end
-        for line in new[:end].decode(errors="replace").splitlines():
-            self.said = f"{self.said}{line}\n"[-SAID:]
-            if line and VERDICT not in line:
-                print(f"{prefix}{line}", flush=True)
+        """Print the whole lines that are new, those that a progress line writes over too; the last call prints all."""
+        while new := os.pread(self.output.fileno(), PIECE, self.seen):
+            end = len(new) if last or len(new) == PIECE else max(new.rfind(b"\n"), new.rfind(b"\r")) + 1
+            self.seen += end
+            for line in new[:end].decode(errors="replace").splitlines(keepends=True):
+                self.said = (self.said + line)[-SAID:]
+                if line.strip() and VERDICT not in line:
+                    print(prefix + line, end="" if line.endswith(("\n", "\r")) else "\n", flush=True)
+            if not last:
+                return
 
 
 class Stopped(Exception):
     """By a signal."""
 
 
-def run(parts: Sequence[Part], hosts: Sequence[Host]) -> dict[str, str] | None:
+def run(parts: Sequence[Part], hosts: Sequence[Host]) -> dict[str, Any] | None:
     """Start all parts, print what they say, return when none is left: who failed and why, None where nobody did."""
     prefixes = {part.host: f"[{part.host}] " if len(parts) > 1 else "" for part in parts}
     started: list[Started] = []
+    close_s = CLOSE_S
     order: list[Started] = []  # those that failed, the first one first
     try:
         for part in parts:
@@ -94,8 +99,11 @@ def run(parts: Sequence[Part], hosts: Sequence[Host]) -> dict[str, str] | None:
                 since = time.monotonic()
             if since is not None and time.monotonic() - since > OTHERS_S:
                 break
+    except Stopped:
+        close_s = STOPPED_S
+        raise
     finally:
-        _end(started)
+        _end(started, close_s)
         for each in started:
             each.tell(prefixes[each.part.host], last=True)
             each.output.close()
@@ -123,22 +131,20 @@ def _start(part: Part) -> Started:
     return Started(part, child, output)
 
 
-def _end(started: Sequence[Started]) -> None:
+def _end(started: Sequence[Started], close_s: float) -> None:
     """Let go of every tether, then wait for all of them; the connection of one that does not answer is cut."""
     for each in started:
         assert each.child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             each.child.stdin.close()
-    deadline = time.monotonic() + CLOSE_S
+    deadline = time.monotonic() + close_s
     for each in started:
         try:
             each.child.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             each.child.kill()
             each.child.wait()
-            print(
-                f"{SAYS}{each.part.host}: did not end within {CLOSE_S:.0f} s; look there for what is left", flush=True
-            )
+            print(f"{SAYS}{each.part.host}: did not end within {close_s:g} s; look there for what is left", flush=True)
 
 
 def main(plan: str) -> int:
@@ -151,7 +157,8 @@ def main(plan: str) -> int:
     except Stopped:
         return 1
     if failed is not None:
-        print(f"{SAYS}{failed['host']}: {failed['message']}", flush=True)
+        who = "" if failed["rank"] is None else f"rank {failed['rank']}: "
+        print(f"{SAYS}{failed['host']}: {who}{failed['message']}", flush=True)
         with contextlib.suppress(OSError):  # the log says it too
             Path(content["failed"]).write_text(json.dumps(failed))
     return 1 if failed else 0

@@ -128,6 +128,12 @@ def host_of(rank: int, hosts: Sequence[Host]) -> Host:
     raise HostsError(f"{write(hosts)} take no rank {rank + slots(hosts)}")
 
 
+def first_rank(name: str, hosts: Sequence[Host]) -> int:
+    """The lowest rank of a host. Raises StopIteration where it is none of them."""
+    at = next(place for place, host in enumerate(hosts) if host.name == name)
+    return slots(hosts[:at])
+
+
 def is_here(name: str) -> bool:
     """Whether a host is the one that this process runs on: by its name, or because its address can be bound here."""
     if name in ("localhost", socket.gethostname(), socket.getfqdn()):

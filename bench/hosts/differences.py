@@ -40,7 +40,7 @@ def compare(seen: "Sequence[Seen]") -> tuple[list[str], list[str]]:
         ),
         *_differ(seen, lambda facts: len(facts["machine"]["gpus"]), "{} GPUs", "use hosts of one kind"),
         *_clocks(seen),
-        *_results(seen),
+        *_folders(seen),
     ]
     notes = [
         *_differ(seen, lambda facts: facts["commit"], "commit {}, although with the same source files", "pull there"),
@@ -85,10 +85,16 @@ def _clocks(seen: "Sequence[Seen]") -> list[str]:
     return found
 
 
-def _results(seen: "Sequence[Seen]") -> list[str]:
+def _folders(seen: "Sequence[Seen]") -> list[str]:
     """The record is written on the first host, and looked for here; a private folder is made on the others."""
     first = seen[0]
     found = [
+        f"host {each.host.name}: there is no folder {each.facts['missing_cwd']}, from which this is started; start from one that "
+        "all hosts have"
+        for each in seen
+        if each.facts["missing_cwd"]
+    ]
+    found += [
         f"host {each.host.name}: the results folder can't be written; give another --results, that all hosts can write"
         for each in seen
         if not each.facts["writes_results"]

@@ -59,7 +59,7 @@ class Findings:
 
 def look(hosts: Sequence[Host], ssh: Ssh, results: Path, *, interface: str = "") -> Findings:
     """Ask all hosts at once. `interface`: the one that a run is to use; empty finds the one of the hosts' own addresses."""
-    names = [host.name for host in hosts]
+    asked = {"names": [host.name for host in hosts], "cwd": str(Path.cwd()), "folder": str(results.absolute())}
     with ExitStack() as stack, ThreadPoolExecutor(len(hosts)) as pool, _token(results) as token:
         lines: list[Line | None] = [stack.enter_context(line.opened(host, ssh)) for host in hosts]
 
@@ -67,9 +67,7 @@ def look(hosts: Sequence[Host], ssh: Ssh, results: Path, *, interface: str = "")
             probe = lines[at]
             assert probe is not None
             try:
-                facts = probe.ask(
-                    "look", limit_s=REACH_LIMIT_S, names=names, folder=str(results.absolute()), token=token
-                )
+                facts = probe.ask("look", limit_s=REACH_LIMIT_S, **asked, token=token)
                 return Seen(hosts[at], facts, _clock(probe))
             except Unreachable as error:
                 return Seen(hosts[at], unreachable=str(error))

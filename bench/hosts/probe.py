@@ -25,8 +25,9 @@ CODE = ("bench", "backends", "model")
 LISTENING: list[socket.socket] = []  # held until the input ends
 
 
-def look(names: list[str], folder: str, token: str) -> dict[str, Any]:
-    """This host. `names`: of all hosts, to be resolved here; `folder`: of the results, where `token` is a file that may be seen."""
+def look(names: list[str], cwd: str, folder: str, token: str) -> dict[str, Any]:
+    """This host. `names`: of all hosts, to be resolved here; `cwd`: where commands are to be started; `folder`: of the results,
+    where `token` is a file that may be seen."""
     return {
         "hostname": socket.gethostname(),
         "python": platform.python_version(),
@@ -37,6 +38,7 @@ def look(names: list[str], folder: str, token: str) -> dict[str, Any]:
         "machine": dataclasses.asdict(machine.look()),
         "interfaces": interfaces(),
         "resolved": {name: resolve(name) for name in names},
+        "missing_cwd": None if Path(cwd).is_dir() else cwd,
         "shares_results": (Path(folder) / token).is_file(),
         "writes_results": writable(Path(folder)),
     }

@@ -49,10 +49,13 @@ def commands(
         raise ConfigError(f"--backend single is one plain process; it can't have {ranks} ranks (try --backend ddp)")
     if why := launchers.unavailable(config):
         raise LaunchFailed(f"{config.engine.label} can't run here: {why}")
+    name = launchers.launcher(config)
+    for program, wanted in (("srun", srun and name != "python"), ("pdsh", pdsh and name == "deepspeed" and not srun)):
+        if wanted and launchers.executable(program) is None:
+            raise LaunchFailed(f"{program} is not on the PATH; install it, or leave --{program} out")
     taken = used(hosts, ranks)
     first, env = taken[0], agreed(config, taken, interface)
     address, free = master or first.name, port or launchers.free_port()
-    name = launchers.launcher(config)
     if srun and name != "python":
         return [(first, _srun(config, taken, env, address, free))]
     match name:
@@ -134,7 +137,7 @@ def _mpirun(config: RunConfig, hosts: Sequence[Host], env: dict[str, str], inter
         "PRTE_MCA_prte_leave_session_attached": "1",  # else each leaves its ssh connection, and nobody holds it
         "OMPI_MCA_orte_leave_session_attached": "1",
     }
-    if interface:
+    if interface and not interface.startswith("lo"):  # Open MPI's daemons refuse a loopback by name
         settings |= {"PRTE_MCA_prte_if_include": interface, "OMPI_MCA_oob_tcp_if_include": interface}
     if os.geteuid() == 0:  # mpirun refuses to run as root unless told twice
         settings |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print("\n".join(f"  {word:<{width}}  {text}" for word, (_, text) in WORDS.items()))
         print(f"\n{PROGRAM} WORD --help lists its flags; docs/lab.md tells what a laboratory is and what it is not.")
-        return 0
+        raise SystemExit(0)
     if name not in WORDS:
         near = difflib.get_close_matches(name, WORDS, 1)
         meant = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(WORDS)}"
