@@ -37,6 +37,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "bench.collectives.command:main",
         "every library's all-reduce, reduce-scatter, all-gather, broadcast: latency, bandwidth",
     ),
+    "lab": (
+        "bench.lab.command:main",
+        "hosts on this machine with links of a chosen bandwidth: compare engines over a network",
+    ),
     "run": ("bench.run:main", "one rank of one run; what the launchers start"),
     "data": ("bench.data:main", "look at a data set, check its files, make others of it"),
     "assets": ("model.assets:main", "fetch what a preset or a data set needs, with its licence"),
@@ -46,6 +50,7 @@ EXAMPLES = (
     ("ringzero launch --ranks 2 --backend ddp", "one engine"),
     ("ringzero launch --ranks 2 --backend ring --dry-run", "the exact command, not run"),
     ("ringzero launch --hosts a:4,b:4 --backend ddp", "over two hosts: docs/clusters.md"),
+    ("ringzero lab network", "engines on slow links, on this machine: docs/lab.md"),
     ("ringzero report", "the latest comparison again"),
 )
 
@@ -101,6 +106,7 @@ def expected() -> tuple[type[Exception], ...]:
     named = {
         "bench.config": "ConfigError",
         "bench.launchers": "LaunchFailed",
+        "bench.lab.rights": "LabError",
         "bench.matrix": "MatrixError",
         "bench.comparison": "ComparisonError",
         "bench.report.load": "Unreadable",

@@ -13,7 +13,7 @@ from bench.record import now, sync_folder
 
 SCHEMA = 1
 SUFFIX = ".compare.json"
-OLDER = {"began", "resumed", "run_limit_s", "hosts"}  # not in files of the first version
+OLDER = {"began", "resumed", "run_limit_s", "hosts", "links"}  # not in files of the first version
 
 
 class ComparisonError(ValueError):
@@ -26,7 +26,7 @@ class Comparison:
 
     `unavailable`: engines left out, and why. `began`: commit, machine and versions it started on. `resumed`: when it went
     on after a stop, at which run, and what differed then. `run_limit_s`: seconds of one run; None in older files. `hosts`: a:4,b:4
-    of one over several.
+    of one over several. `links`: bandwidths of the laboratory that each run was taken on.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Comparison:
     resumed: list[dict[str, Any]] = field(default_factory=list)
     run_limit_s: float | None = None
     hosts: str | None = None
+    links: list[str] | None = None
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> Path:

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ from bench.loop import Step, train
 from bench.measure.allocator import Allocator
 from bench.measure.clock import Clock
 from bench.measure.energy import Energy, gpu_names
+from bench.measure.interface import Interface
+from bench.measure.interface import told as carried
 from bench.measure.load import Load
 from bench.measure.makeup import AtPeak
 from bench.measure.memory import Activations, PeakMemory, bytes_held, device_memory, give_back_freed
@@ -73,23 +76,27 @@ def measure(
     sent, traffic = backend.sent_bytes(), Traffic()
     backend.gather(None)
     gpus = gpu_names(backend.world.local_size) if backend.device.type == "cuda" else []
+    interface = Interface(len(set(backend.gather(socket.gethostname()))))
     energy, load, curve, steps = Energy(gpus), Load(), Curve(backend, workload, watch), list[Step]()
     allocator = Allocator(backend.device)
     lr = partial(lr_at, total=last, peak=training.lr, kind=training.schedule)
     for count in curve.windows(left):
-        with quiet_collector(), allocator, traffic, load, energy:
-            steps += train(
-                backend,
-                workload.batches,
-                steps=count,
-                accumulation=training.accumulation,
-                clock=clock,
-                watch=watch,
-                lr=lr,
-                before_update=keeper.before_update,
-                after_update=keeper.after_update,
-                after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
-            )
+        with interface:
+            with quiet_collector(), allocator, traffic, load, energy:
+                steps += train(
+                    backend,
+                    workload.batches,
+                    steps=count,
+                    accumulation=training.accumulation,
+                    clock=clock,
+                    watch=watch,
+                    lr=lr,
+                    before_update=keeper.before_update,
+                    after_update=keeper.after_update,
+                    after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
+                )
+            if interface.reason is None:
+                backend.gather(None)  # everybody has got everything: nothing of it waits before the link any more
     refuse_skipped(steps)
     kept = keeper.close()
     memory |= allocator.fields
@@ -115,6 +122,7 @@ def measure(
         "checkpoint": None,
         "export": None,
     }
+    result["traffic"] |= carried(backend.gather(interface.seen(socket.gethostname())), len(steps))
     if config.output.save is not None:
         backend.save(config.output.save)
         result["checkpoint"] = str(config.output.save)

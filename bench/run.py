@@ -157,8 +157,10 @@ def join(config: RunConfig, world: World) -> "Backend":
 
 def opening(config: RunConfig, world: World, cores: Cores, everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the record says before the first step."""
+    from bench.lab import facts
     from bench.record import PLACE, SCHEMA, UNMEASURED, now, place_of
 
+    lab = facts.here()
     return {
         "schema": SCHEMA,
         "run_id": None,
@@ -176,8 +178,9 @@ def opening(config: RunConfig, world: World, cores: Cores, everyone: Sequence[Ma
             "size": world.size,
             "launcher": world.launcher,
             "hosts": sorted({entry["host"] for entry in everyone}),
-            "oversubscribed": cores.oversubscribed,
+            "oversubscribed": cores.oversubscribed or bool(lab and lab["shared_cores"]),
         },
+        "lab": lab,
         "comparison": place_of(os.environ.get(PLACE)),
         **UNMEASURED,
     }

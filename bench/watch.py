@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.failure import Cause, Failure, cause_of, departed, memory_kills, parting
+from bench.measure.interface import NAMED, plugged
 
 TICK_S = 0.25
 LULL_S = 0.25  # before looking again for a first cause; a launcher that ends its ranks gives them a second in all
@@ -31,6 +32,7 @@ SILENT_S = 60.0  # a process that shows no sign of life at all; less may be one 
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FOLLOWS = ("interrupted", "launcher")  # what ends the others once one has failed: never the first cause
+UNPLUGGED = "unplugged"  # the last word of a beat, where the host's interface has no link
 EXIT_FAILED = 1
 
 
@@ -51,6 +53,7 @@ class Watch:
         self.joined = False
         self.pid = os.getpid()
         self.kills = memory_kills()
+        self.interface = os.environ.get(NAMED)  # of a run over several hosts
         self._place: tuple[float, int, str] = (time.time(), 0, "join")
         self._peers: dict[int, dict[str, Any]] = {}  # `alive` files never change: each is read once
         self._beats_due = 0.0
@@ -129,7 +132,8 @@ class Watch:
 
     def _write_beat(self) -> None:
         when, step, phase = self._place
-        text = f"{time.time():.3f} {when:.3f} {step} {phase}".ljust(BEAT_BYTES)
+        cable = "" if self.interface is None or plugged(self.interface) else UNPLUGGED
+        text = f"{time.time():.3f} {when:.3f} {step} {phase} {cable}".ljust(BEAT_BYTES)
         try:
             os.pwrite(self._beat, text.encode(), 0)
         except OSError:
@@ -178,10 +182,15 @@ class Watch:
         if not silent and any(now - place[1] <= limit for place in places.values()):
             return None
         frozen = {rank: place for rank, place in places.items() if now - place[0] > self.limit_s / 2}
-        late = frozen or places
+        cut = {rank: place for rank, place in places.items() if self._unplugged(rank)}
+        late = cut or frozen or places
         rank = min(late, key=lambda rank: (late[rank][2], ORDER.index(late[rank][3]), rank))
         _, _, step, phase = late[rank]
+        host = (self._alive(rank) or {}).get("host")
         state = "its process does not run" if frozen else "the others wait for it" if self.size > 1 else "it is stuck"
+        if cut:
+            state = f"{self.interface} of its host has no link: the cable is out, or the switch is gone"
+        state += f"; it is on {host}" if len({(self._alive(each) or {}).get("host") for each in places}) > 1 else ""
         return Failure(
             rank, step, phase, "time limit", f"no progress for {self.limit_s:g} s; {state} (--limit-s)", None, now
         )
@@ -192,9 +201,15 @@ class Watch:
             when, step, phase = self._place
             return time.time(), when, step, phase
         words = self._file("beat", rank).read_text().split()
-        if len(words) != 4:
+        if len(words) < 4:
             return time.time(), time.time(), 0, "build"
         return float(words[0]), float(words[1]), int(words[2]), words[3]
+
+    def _unplugged(self, rank: int) -> bool:
+        """The interface of its host told so at its last beat."""
+        if rank == self.rank:
+            return self.interface is not None and not plugged(self.interface)
+        return UNPLUGGED in self._file("beat", rank).read_text().split()
 
     # ---- leaving -------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent
 BENCHMARKS = ROOT / "benchmarks"
 RANKS = ("parity/", "faults/", *(f"test_{name}.py" for name in (
-    "collectives", "conduct", "curve", "launch", "makeup", "measure", "memory_sum", "shared", "stopwatch",
+    "collectives", "conduct", "curve", "lab", "launch", "makeup", "measure", "memory_sum", "shared", "stopwatch",
     "traffic", "watch", "workload",
 )))  # fmt: skip
 

@@ -86,7 +86,7 @@ def test_a_wrong_value_is_2_and_names_its_flag(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compare", "quik"], "no matrix 'quik'; there are: precision, quick"),
+        (["compare", "quik"], "no matrix 'quik'; there are: network, precision, quick"),
         (["launch", "--backend", "single", "--ranks", "2"], "one plain process"),
         (["launch", "--backend", "ddp", "--ranks", "3"], "can't be cut"),
         (["data", "preview", "pictures"], "unknown dataset 'pictures'"),

@@ -1,0 +1,74 @@
+"""Faults on one of two hosts: found within the limit, every process of every host gone, a record that names cause and host.
+
+A handful of kinds; RINGZERO_FAULTS=100 takes so many, at random steps, over engines and kinds.
+"""
+
+import os
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bench.config import Engine, Measure, Output, RunConfig, Training
+from bench.lab import breaking, laboratory, memory
+from bench.lab.faults import KINDS
+from bench.lab.rights import LabError
+from bench.launchers import launcher
+from bench.matrix import engine
+from tests.labs import needs_lab
+
+pytestmark = needs_lab
+LIMIT_S = 6.0
+ENGINES = ("ddp", "fsdp", "zero-1", "zero-2", "zero-3", "horovod", "ring")
+FAULTS = int(os.environ.get("RINGZERO_FAULTS", "0"))
+STEPS = 8
+
+
+def config(label: str, results: Path, steps: int = STEPS) -> RunConfig:
+    """A short run."""
+    return RunConfig(
+        engine=Engine(**engine(label)),
+        training=Training(steps=steps),
+        measure=Measure(warmup=0, proof_steps=0, phase_steps=0, limit_s=LIMIT_S),
+        output=Output(results=results),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "label"), [("kill", "ring"), ("cut", "ddp"), ("memory", "ddp"), ("ssh", "horovod"), ("port", "ddp")]
+)
+def test_a_fault_ends_as_it_must(kind: str, label: str, tmp_path: Path) -> None:
+    if kind == "memory" and (why := memory.unavailable()):
+        pytest.skip(why)
+    found = breaking.fault(kind, config(label, tmp_path, steps=400), at_step=1)
+    assert found.wrong == [], found
+    assert found.record.with_suffix(".log").exists()
+
+
+def test_a_fault_that_there_is_not_is_told(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"there are: cut, flap, slow, kill"):
+        breaking.fault("fire", config("ddp", tmp_path))
+    with pytest.raises(LabError, match="it is for engines that torchrun or deepspeed starts"):
+        breaking.fault("port", config("ring", tmp_path))
+
+
+@pytest.mark.skipif(not FAULTS, reason="RINGZERO_FAULTS=100 breaks a hundred runs")
+@pytest.mark.timeout(90 * max(1, FAULTS))
+def test_random_faults_leave_nothing(tmp_path: Path) -> None:
+    seed = int(os.environ.get("RINGZERO_SEED", "0")) or time.time_ns() % 10**6
+    print(f"RINGZERO_SEED={seed}")
+    draw, ends, wrong = random.Random(seed), Counter[str](), []
+    for number in range(FAULTS):
+        label = draw.choice(ENGINES)
+        kinds = [name for name, kind in KINDS.items() if launcher(config(label, tmp_path)) in kind.launchers]
+        kind, step = draw.choice(kinds), draw.randrange(STEPS)
+        steps = STEPS + 6 if "done" in KINDS[kind].ends else 2000
+        found = breaking.fault(kind, config(label, tmp_path / str(number), steps), at_step=step)
+        print(number, kind, label, f"step {step}", f"{found.seconds:.1f} s", found.said[:150], found.wrong, flush=True)
+        ends[found.said.partition(":")[0]] += 1
+        wrong += [(number, kind, label, step, found.wrong)] if found.wrong else []
+    print(dict(ends))
+    assert wrong == []
+    assert list(laboratory.ROOT.glob("*")) == []

@@ -1,0 +1,144 @@
+"""The network experiment: its order, what it goes on with, and what it says of records whose answer is known."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import comparison, matrix
+from bench.comparison import Comparison
+from bench.lab import experiment, network_figure, network_table, outlook
+from bench.lab.link import Link
+from bench.lab.network import Network, chosen_of
+from bench.lab.rights import LabError
+
+RATES = (1e8, 1e9, 1e10)
+
+
+def record(label: str, rate: float | None, step_s: float, *, hosts: int = 2, shows: float = 0.0) -> dict[str, Any]:
+    """What a run over hosts leaves, as far as it is read here; its steps differ by a hundredth of a millisecond."""
+    steps = [step_s + k * 1e-5 for k in (-1, 0, 1)]
+    kinds = {"with_exchange": {"step": [0.1 + shows] * 8}, "without_exchange": {"step": [0.1] * 8}}
+    carried = {"payload_bytes": 1_000_000.0, "sent_bytes": 1_002_000.0}
+    link = Link(rate)
+    return {
+        "status": "done",
+        "engine": {"label": label},
+        "config": {"engine": {"backend": label, "zero_stage": 2}, "training": {"accumulation": 1}},
+        "experiment": "e",
+        "run_id": label,
+        "world": {"size": hosts},
+        "workload": None,
+        "lab": {"rate_bits": rate, "payload_rate_bits": link.payload_rate(1500), "shared_cores": hosts > 2},
+        "ranks": [{"step_s": steps} for _ in range(hosts)],
+        "exposed": {"ranks": [kinds] * hosts},
+        "traffic": {"interface": {"hosts": {"host1": carried, "host2": carried}}},
+    }
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[outlook.Point]:
+    """`slim` takes 1, 0.4, 0.4 s on the three links, `wide` 4, 0.5, 0.1 s: wide is shorter above some 1.2 Gbit/s."""
+    monkeypatch.setattr(outlook, "verify", lambda record, known: type("V", (), {"status": "verified"}))
+    monkeypatch.setattr(outlook, "plain", lambda records: {})
+    steps = {"slim": (1.0, 0.4, 0.4), "wide": (4.0, 0.5, 0.1)}
+    records = [record(label, rate, s) for label, all_s in steps.items() for rate, s in zip(RATES, all_s, strict=True)]
+    return outlook.points([*records, record("slim", None, 0.3), {**records[0], "lab": None}])
+
+
+def test_engines_cross_where_their_lines_do(found: list[outlook.Point]) -> None:
+    made = outlook.lines(found, 2)
+    ((rate, seconds),) = outlook.crossings(made["slim"], made["wide"])
+    share = math.log(0.5 / 0.4) / (math.log(0.5 / 0.4) + math.log(0.4 / 0.1))
+    assert rate == pytest.approx(1e9 * 10**share)
+    assert seconds == pytest.approx(0.4)
+    assert outlook.at(made["wide"], rate) == pytest.approx(0.4)
+    assert outlook.best(made) == [("slim", 1e8, pytest.approx(rate)), ("wide", pytest.approx(rate), 1e10)]
+    assert outlook.sentence(found, 2) == (
+        "Over 2 hosts, by the length of a step: below 1.38 Gbit/s use slim; above 1.38 Gbit/s use wide."
+    )
+
+
+def test_a_link_that_is_not_shaped_is_a_point_and_no_place_on_a_line(found: list[outlook.Point]) -> None:
+    (unshaped,) = (point for point in found if point.rate is None)
+    assert (unshaped.label, unshaped.step.median, unshaped.busy_s, unshaped.hidden_s) == ("slim", 0.3, None, None)
+    assert len(found) == 7
+
+
+def test_engines_that_noise_does_not_tell_apart_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlook, "verify", lambda record, known: type("V", (), {"status": "verified"}))
+    monkeypatch.setattr(outlook, "plain", lambda records: {})
+    pairs = [
+        record(label, rate, 0.2 + plus)
+        for rate in RATES
+        for label, plus in (("one", 0.0), ("same", 5e-6), ("far", 0.1))
+    ]
+    said = outlook.sentence(outlook.points(pairs), 2)
+    assert "from 100 Mbit/s to 10 Gbit/s use one (not told apart from it: same)" in said
+
+
+def test_what_is_hidden_is_what_the_link_needs_less_what_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlook, "verify", lambda record, known: type("V", (), {"status": "verified"}))
+    monkeypatch.setattr(outlook, "plain", lambda records: {})
+    point, shared = outlook.points([record("a", 1e8, 1.0, shows=0.02), record("b", 1e8, 1.0, hosts=4, shows=0.9)])
+    busy = 1_000_000 * 8 / (1e8 * 1448 / 1514)
+    assert point.busy_s == pytest.approx(busy)
+    assert point.hidden_s == pytest.approx(busy - 0.02)
+    assert shared.hidden_s == 0
+    table = network_table.markdown([point, shared], "x")
+    assert "| 2 | 100mbit | a | 1000.0 [" in table
+    assert "| 4\\* | 100mbit | b |" in table
+    assert "Hosts shared cores" in table
+
+
+def test_the_figure_has_a_panel_for_each_number_of_hosts_and_marks_crossings(found: list[outlook.Point]) -> None:
+    pytest.importorskip("matplotlib")
+    figure = network_figure.draw([*found, *(dataclasses.replace(each, hosts=4) for each in found)], "made up")
+    texts = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert texts == [["1.38 Gbit/s"], ["1.38 Gbit/s"]]
+    assert [axes.get_title(loc="left")[:7] for axes in figure.axes] == ["2 hosts", "4 hosts"]
+
+
+def test_the_plain_process_is_first_and_rounds_are_shuffled_each() -> None:
+    chosen = dataclasses.replace(matrix.read("network"), engines=["single", "ddp", "ring"], ranks=[2, 4], repeats=2)
+    links = ["100mbit", "none"]
+    plan = experiment.plan(chosen, links, seed=3)
+    assert [str(cell) for cell in plan] == [str(cell) for cell in experiment.plan(chosen, links, seed=3)]
+    assert (plan[0].label, experiment.link_of(plan[0])) == ("single", None)
+    assert "single" not in [cell.label for cell in plan[1:]]
+    first, second = ([str(cell) for cell in plan if cell.repeat == repeat] for repeat in (0, 1))
+    assert len(second) == 8
+    assert sorted(first[1:]) == sorted(second)
+    assert first[1:] != second
+    assert {str(experiment.link_of(cell)) for cell in plan[1:]} == set(links)
+
+
+def test_the_same_command_goes_on_and_another_does_not(tmp_path: Path) -> None:
+    chosen, links = chosen_of(Network(hosts="2", engines="ddp", links="1gbit,none"))
+    kept = Comparison(
+        name="20260101T000000Z_network",
+        matrix=chosen.to_dict(),
+        seed=1,
+        started="",
+        order=[],
+        unavailable={},
+        links=links,
+    )
+    kept.write(tmp_path)
+    again = experiment.unfinished(tmp_path, *chosen_of(Network(hosts="2", engines="ddp", links="1gbit,none")))
+    assert again is not None
+    assert again.name == kept.name
+    assert experiment.unfinished(tmp_path, *chosen_of(Network(hosts="2", engines="ddp", links="1gbit"))) is None
+    assert experiment.unfinished(tmp_path, *chosen_of(Network(hosts="2", engines="ring", links="1gbit,none"))) is None
+    kept.end("complete")
+    kept.write(tmp_path)
+    assert experiment.unfinished(tmp_path, chosen, links) is None
+    assert comparison.read(tmp_path / f"{kept.name}{comparison.SUFFIX}").links == links
+
+
+@pytest.mark.parametrize(("flags", "says"), [({"hosts": "1,2"}, "from 2"), ({"links": "1gbit,1000mbit"}, "one twice")])
+def test_flags_that_make_no_experiment_are_refused(flags: dict[str, str], says: str) -> None:
+    with pytest.raises(LabError, match=says):
+        chosen_of(Network(**flags))
