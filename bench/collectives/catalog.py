@@ -28,7 +28,12 @@ class Start:
 POOLS: dict[str, Start] = {
     "mpi": Start("mpirun", modules=("torch", "mpi4py")),
     "torch": Start("torchrun"),
-    "horovod-gloo": Start("horovodrun", words=("--gloo",), modules=("torch", "horovod")),
+    "horovod-gloo": Start(
+        "horovodrun",
+        words=("--gloo",),
+        env={"HOROVOD_GLOO_TIMEOUT_SECONDS": "86400"},  # its clock goes on while the pool is stopped for others' turns
+        modules=("torch", "horovod"),
+    ),
     "horovod-mpi": Start(
         "mpirun",
         env={"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi"},
