@@ -141,7 +141,7 @@ def network(seen: "Sequence[Seen]", asked: str) -> tuple[Network | None, list[st
     for each in seen:
         name = each.host.name
         addresses = collections.Counter(other.facts["resolved"][name] for other in seen)
-        usual = max(addresses, key=lambda one: (one is not None and not one.startswith("127."), addresses[one]))
+        usual = max(addresses, key=lambda one: (one is not None, not (one or "").startswith("127."), addresses[one]))
         others = [one for one in addresses if one != usual]
         if usual is None:
             problems.append(f"host {name}: no host knows an address for it; put one into /etc/hosts on all of them")
