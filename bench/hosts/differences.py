@@ -141,20 +141,24 @@ def network(seen: "Sequence[Seen]", asked: str) -> tuple[Network | None, list[st
     for each in seen:
         name = each.host.name
         addresses = collections.Counter(other.facts["resolved"][name] for other in seen)
-        usual = max(addresses, key=lambda one: (one is not None and not one.startswith("127."), addresses[one]))
+        usual = max(addresses, key=lambda one: (one is not None, not (one or "").startswith("127."), addresses[one]))
         others = [one for one in addresses if one != usual]
-        for other in seen if others or usual is None else ():
-            if (got := other.facts["resolved"][name]) != usual or got is None:
+        if usual is None:
+            problems.append(f"host {name}: no host knows an address for it; put one into /etc/hosts on all of them")
+            found.append(("", ""))
+            continue
+        for other in seen if others else ():
+            if (got := other.facts["resolved"][name]) != usual:
                 problems.append(
                     f"host {other.host.name}: {name} is {got or 'unknown'} there, where the others have {usual}; give all hosts "
                     "the same /etc/hosts, in which no host's name stands beside 127.0.1.1, or name addresses with --hosts"
                 )
         holds = [label for label, mine in each.facts["interfaces"].items() if usual in mine or _loopback(usual, mine)]
-        if not holds and usual is not None:
+        if not holds:
             problems.append(
                 f"host {name}: none of its interfaces holds {usual}, the address of its name; name one with --interface"
             )
-        found.append((holds[0] if holds else "", usual or ""))
+        found.append((holds[0] if holds else "", usual))
     if not problems and len({label for label, _ in found}) > 1:
         problems.append(
             "the hosts' interfaces have different names: "
