@@ -18,7 +18,7 @@ from bench.hosts import spread
 from bench.hosts.ssh import Ssh
 from bench.lab import laboratory, start
 from bench.lab.host import INTERFACE
-from bench.lab.laboratory import Lab
+from bench.lab.lab import Lab
 from bench.lab.link import Link
 from tests.labs import needs_lab
 
