@@ -21,7 +21,7 @@ from bench.matrix import engine
 from tests.labs import needs_lab
 
 pytestmark = needs_lab
-LIMIT_S = 6.0
+LIMIT_S = 4.0
 ENGINES = ("ddp", "fsdp", "zero-1", "zero-2", "zero-3", "horovod", "ring")
 FAULTS = int(os.environ.get("RINGZERO_FAULTS", "0"))
 STEPS = 8
