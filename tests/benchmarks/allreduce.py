@@ -1,4 +1,4 @@
-"""One rank of an all-reduce over hosts: `allreduce.py ring|ring-torch|gloo|horovod BYTES TIMES OUT`. Rank 0 writes the seconds of each."""
+"""One rank of an all-reduce over hosts: `allreduce.py ring|ring-torch|gloo|horovod BYTES TIMES OUT`. Rank 0 writes its seconds."""
 
 import json
 import sys
