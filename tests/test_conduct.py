@@ -19,7 +19,7 @@ import pytest
 
 from bench import failed, launch, launchers
 from bench.config import Engine, Measure, Output, RunConfig, Training
-from bench.hosts import conduct, description, spread, start
+from bench.hosts import conduct, description, spread, start, tether
 from bench.hosts.blame import Said, blame
 from bench.hosts.description import Host
 from bench.hosts.ssh import Ssh
@@ -237,6 +237,14 @@ def test_who_is_blamed(everyone: list[Said], host: str, rank: int | None, messag
     found = blame(everyone, HOSTS)
     assert (found["host"], found["rank"]) == (host, rank)
     assert found["message"].startswith(message)
+
+
+@pytest.mark.parametrize(("where", "cause"), [("b", "does not fit"), ("a", "peer lost"), (None, "peer lost")])
+def test_memory_is_blamed_where_the_host_of_the_killed_rank_ran_out_of_it(where: str | None, cause: str) -> None:
+    told = {host: f'{tether.VERDICT}{{"cause": "launcher", "message": "", "starved": {"true" if host == where else "false"}}}'
+            for host in "ab"}  # fmt: skip
+    found = blame([Said("b", f"(exitcode: -9) local_rank: 1\n{told['b']}", 1), Said("a", told["a"], 1)], HOSTS)
+    assert (found["host"], found["rank"], found["cause"]) == ("b", 3, cause)
 
 
 def test_a_record_that_a_rank_closed_gets_the_host_and_rank_that_failed(tmp_path: Path) -> None:

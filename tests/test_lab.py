@@ -13,8 +13,8 @@ import pytest
 
 from bench import wire
 from bench.__main__ import main
-from bench.lab import holder, laboratory, rights, stream
-from bench.lab.laboratory import Lab
+from bench.lab import holder, kept, laboratory, rights, stream
+from bench.lab.lab import ROOT, Lab
 from bench.lab.link import Link
 from bench.lab.rights import LabError
 from tests.labs import needs_lab
@@ -127,7 +127,7 @@ def test_a_link_has_its_rate_in_both_directions_and_can_be_changed(lab: Lab) -> 
 def test_commands_from_up_to_down(capfd: pytest.CaptureFixture[str]) -> None:
     before = devices()
     assert main(["lab", "up", "--hosts", "3", "--link", "1gbit"]) == 0
-    (mine,) = (each for each in laboratory.standing() if each.owner is None)
+    (mine,) = (each for each in kept.standing() if each.owner is None)
     number = ["--lab", str(mine.number)]
     try:
         assert main(["lab", "run", *number, "sh", "-c", "hostname; [ $(hostname) != host2 ] || exit 3"]) == 3
@@ -150,21 +150,19 @@ def test_what_a_killed_command_left_is_removed_at_the_next_call(moment: str) -> 
     waits = "laboratory._open = lambda *a: stop()" if moment == "half made" else ""
     script = (
         "import time\nfrom bench.lab import laboratory\nfrom bench.lab.link import Link\n"
-        f"def stop():\n    print(laboratory.ROOT, flush=True)\n    time.sleep(60)\n{waits}\n"
+        f"def stop():\n    print(1, flush=True)\n    time.sleep(60)\n{waits}\n"
         "laboratory.up(2, Link.read('1gbit'))\nstop()\n"
     )
     maker = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert maker.stdout is not None
     maker.stdout.readline()
-    (mine,) = (
-        each for each in map(laboratory.read, laboratory.ROOT.glob("*/state.json")) if each.owner[0] == maker.pid
-    )
+    (mine,) = (each for each in map(kept.read, ROOT.glob("*/state.json")) if each.owner[0] == maker.pid)
     hosts = [each.pid for each in mine.hosts]
     assert all(holder.network_of(pid) == each.network for pid, each in zip(hosts, mine.hosts, strict=True))
-    assert mine.number not in laboratory.sweep()  # its owner lives
+    assert mine.number not in kept.sweep()  # its owner lives
     os.kill(maker.pid, signal.SIGKILL)
     maker.communicate()
-    assert mine.number in laboratory.sweep()
+    assert mine.number in kept.sweep()
     end = time.monotonic() + 5
     while any(map(holder.network_of, hosts)) and time.monotonic() < end:
         time.sleep(0.02)

@@ -21,6 +21,7 @@ DEEPSPEED = re.compile(r"exits with return code = -(\d+)")
 FIRST = re.compile(r"Process name: (?:\[[^\]]*,)?(\d+)\]?\s+Exit code:\s+(\d+)")  # horovodrun and mpirun
 MPIRUN = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on\s+signal (\d+)")
 UNREACHED = re.compile(rf"{re.escape(SAYS)}(\S+): (ssh [^\n]*)")
+STARVED = re.compile(rf'{re.escape(VERDICT)}.*"starved": true')
 AFTERWARDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # what ends the others once one has failed
 
 
@@ -41,6 +42,10 @@ class Said:
         except (IndexError, ValueError, KeyError):
             return None
 
+    def starved(self) -> bool:
+        """A tether whose word is in here saw the kernel kill a process for memory."""
+        return bool(STARVED.search(self.text))
+
 
 def blame(everyone: Sequence[Said], hosts: Sequence[Host]) -> dict[str, Any]:
     """`host`, `rank` (None: nobody says), `cause` and `message`.
@@ -50,6 +55,9 @@ def blame(everyone: Sequence[Said], hosts: Sequence[Host]) -> dict[str, Any]:
     """
     try:
         host, rank, cause, message = next(_named(everyone, hosts))
+        there = [said for said in everyone if said.host == host] or everyone  # one launcher may speak for all hosts
+        if cause == "peer lost" and message.endswith("SIGKILL") and any(said.starved() for said in there):
+            cause, message = "does not fit", f"{message}: the kernel ran out of memory"
         return {"host": host, "rank": rank, "cause": cause, "message": message}
     except (StopIteration, HostsError):  # nobody says, or a line that only looks like it
         pass

@@ -88,16 +88,18 @@ def _run(spec: Spec, mark: str) -> int:
     finally:
         end(mark, grace_s=GRACE_S, name=MARK)
         child.wait()
-    name = Path(spec.argv[0]).name
+    name, now = Path(spec.argv[0]).name, memory_kills()
+    starved = kills is not None and now is not None and now > kills
     if child.returncode < 0:
-        cause, how = killed(-child.returncode, kills, memory_kills())
-        return _tell(128 - child.returncode, cause, f"{name} {how}")
-    return _tell(child.returncode, "launcher", f"{name} ended with status {child.returncode}")
+        cause, how = killed(-child.returncode, kills, now)
+        return _tell(128 - child.returncode, cause, f"{name} {how}", starved)
+    return _tell(child.returncode, "launcher", f"{name} ended with status {child.returncode}", starved)
 
 
-def _tell(code: int, cause: str, message: str) -> int:
+def _tell(code: int, cause: str, message: str, starved: bool = False) -> int:
+    """`starved`: meanwhile the kernel of this host has killed a process for memory."""
     if code:
-        line = json.dumps({"cause": cause, "message": message})
+        line = json.dumps({"cause": cause, "message": message, "starved": starved})
         print(f"\n{VERDICT}{line}", file=sys.stderr, flush=True)
     return code
 

@@ -19,7 +19,7 @@ from bench.hosts.ssh import Ssh
 from bench.lab import laboratory, start
 from bench.lab.faults import KINDS, Kind, Scene
 from bench.lab.host import INTERFACE
-from bench.lab.laboratory import Lab
+from bench.lab.lab import Lab
 from bench.lab.link import Link
 from bench.lab.rights import LabError
 from bench.launchers import free_port, launcher

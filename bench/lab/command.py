@@ -11,8 +11,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bench.lab import laboratory, stream
-from bench.lab.laboratory import Lab
+from bench.lab import kept, laboratory, stream
+from bench.lab.lab import Lab
 from bench.lab.link import Link
 from bench.lab.rights import LabError
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(name, WORDS, 1)
         meant = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(WORDS)}"
         raise LabError(f"no word {name!r}; {meant}")
-    for number in laboratory.sweep():
+    for number in kept.sweep():
         print(f"{PROGRAM}: removed laboratory {number}, left by a command that was killed", file=sys.stderr)
     module, _, function = WORDS[name][0].partition(":")
     act: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
@@ -88,7 +88,7 @@ class LinkTo:
 def link(argv: Sequence[str]) -> int:
     """Returns 0."""
     asked = tyro.cli(LinkTo, args=argv, prog=f"{PROGRAM} link")
-    lab = laboratory.find(asked.lab)
+    lab = kept.find(asked.lab)
     only = lab.named(asked.on) if asked.on else None
     if asked.rate in ("cut", "plug"):
         for each in [only] if only else lab.hosts:
@@ -110,7 +110,7 @@ class Status:
 def status(argv: Sequence[str]) -> int:
     """Returns 0, or 1 where none stands."""
     asked = tyro.cli(Status, args=argv, prog=f"{PROGRAM} status")
-    labs = laboratory.standing()
+    labs = kept.standing()
     for lab in labs:
         show(lab, measure=asked.measure)
     if not labs:
@@ -131,7 +131,7 @@ class Down:
 def down(argv: Sequence[str]) -> int:
     """Returns 0."""
     asked = tyro.cli(Down, args=argv, prog=f"{PROGRAM} down")
-    for lab in laboratory.standing() if asked.all else [laboratory.find(asked.lab)]:
+    for lab in kept.standing() if asked.all else [kept.find(asked.lab)]:
         lab.down()
         print(f"laboratory {lab.number} is gone")
     return 0

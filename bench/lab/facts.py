@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.lab.holder import LAB
-from bench.lab.laboratory import read
+from bench.lab.kept import read
 from bench.lab.link import Link
 from bench.lab.rights import LabError
 

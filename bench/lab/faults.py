@@ -13,7 +13,7 @@ from typing import Literal
 from bench.failure import Cause
 from bench.lab import holder, memory
 from bench.lab.host import Host
-from bench.lab.laboratory import Lab
+from bench.lab.lab import Lab
 from bench.lab.link import Link
 from bench.lab.rights import LabError, tool
 

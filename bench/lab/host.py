@@ -79,8 +79,8 @@ def make(state: Path, switch: int, name: str, address: str, cores: Sequence[int]
                "peer", "name", INTERFACE, "mtu", str(mtu), "netns", str(pid))  # fmt: skip
         within(switch, "ip", "link", "set", "dev", port, "master", "switch", "up")
         inside = (
-            f"hostname {name}",
-            "sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 2>/dev/null || true",  # its own talk would be counted
+            f"echo {name} > /proc/sys/kernel/hostname",
+            "[ ! -e /proc/sys/net/ipv6 ] || echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6",  # its talk would be counted
             "ip link set dev lo up",
             f"ip address add {address}/24 dev {INTERFACE}",
             f"ip link set dev {INTERFACE} up",

@@ -11,7 +11,7 @@ from bench import launch
 from bench.config import RunConfig
 from bench.flags import defaults
 from bench.hosts.description import slots as all_slots
-from bench.lab import laboratory, start
+from bench.lab import kept, start
 from bench.report import load
 from bench.report.rows import cause
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         asked = tyro.cli(Launch, args=argv, default=Launch(run=varied), prog="ringzero lab launch", config=settings)
     else:
         asked = tyro.cli(Launch, args=argv, prog="ringzero lab launch", config=settings)
-    lab = laboratory.find(asked.lab)
+    lab = kept.find(asked.lab)
     hosts = start.named(lab, asked.on_hosts, asked.slots)
 
     def echo(text: str) -> None:

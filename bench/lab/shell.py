@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import IO
 
 from bench import processes
-from bench.lab import laboratory
+from bench.lab import kept
 from bench.lab.host import Host
-from bench.lab.laboratory import Lab
+from bench.lab.lab import Lab
 from bench.lab.rights import LabError
 
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     words = asked.command[1:] if asked.command[:1] == ["--"] else asked.command
     if not words:
         raise LabError("nothing to run; type: ringzero lab run hostname")
-    lab = laboratory.find(asked.lab)
+    lab = kept.find(asked.lab)
     if asked.on:
         return subprocess.run([*lab.named(asked.on).enter(lab.state), *words], check=False).returncode
     return everywhere(lab, words)

@@ -6,7 +6,7 @@ from bench.config import RunConfig
 from bench.hosts import description, start
 from bench.hosts.ssh import Ssh
 from bench.lab.host import INTERFACE
-from bench.lab.laboratory import Lab
+from bench.lab.lab import Lab
 from bench.lab.rights import LabError
 from bench.launchers import Command
 

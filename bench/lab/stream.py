@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.lab.laboratory import Lab
+from bench.lab.lab import Lab
 from bench.lab.rights import LabError
 
 TAKES_S = 0.5  # of sending at the rate that is expected

@@ -1,4 +1,4 @@
-"""One rank of an all-reduce over hosts: `allreduce.py ring|gloo|horovod BYTES TIMES OUT`. Rank 0 writes the seconds of each."""
+"""One rank of an all-reduce over hosts: `allreduce.py ring|ring-torch|gloo|horovod BYTES TIMES OUT`. Rank 0 writes its seconds."""
 
 import json
 import sys
@@ -8,21 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from backends.ring.pipeline import pipelined_allreduce, scratch_values
 from backends.ring.reduction import SUM
-from backends.ring.transport import MPITransport
+from backends.ring.transport import MPITransport, TorchTransport, Transport
 
 
 def joined(kind: str, flat: torch.Tensor) -> tuple[int, Callable[[], object], Callable[[float], list[float]]]:
     """(rank, an all-reduce of `flat`, a gather of one number, which also is a barrier)."""
-    if kind == "ring":
-        links = MPITransport(120.0)
+    if kind in ("ring", "ring-torch"):
+        links: Transport
+        if kind == "ring":
+            links = MPITransport(120.0)
+        else:
+            dist.init_process_group("gloo")
+            links = TorchTransport()
         scratch = torch.empty(scratch_values(len(flat), links.size, 4))
         return links.rank, lambda: pipelined_allreduce(flat, links, scratch, SUM), links.gather
     if kind == "gloo":
-        import torch.distributed as dist
-
         dist.init_process_group("gloo")
 
         def gather(value: float) -> list[float]:

@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 
 from bench.config import Engine, Measure, Output, RunConfig, Training
-from bench.lab import breaking, laboratory, memory
+from bench.lab import breaking, memory
 from bench.lab.faults import KINDS
+from bench.lab.lab import ROOT
 from bench.lab.rights import LabError
 from bench.launchers import launcher
 from bench.matrix import engine
 from tests.labs import needs_lab
 
 pytestmark = needs_lab
-LIMIT_S = 6.0
+LIMIT_S = 4.0
 ENGINES = ("ddp", "fsdp", "zero-1", "zero-2", "zero-3", "horovod", "ring")
 FAULTS = int(os.environ.get("RINGZERO_FAULTS", "0"))
 STEPS = 8
@@ -71,4 +72,4 @@ def test_random_faults_leave_nothing(tmp_path: Path) -> None:
         wrong += [(number, kind, label, step, found.wrong)] if found.wrong else []
     print(dict(ends))
     assert wrong == []
-    assert list(laboratory.ROOT.glob("*")) == []
+    assert list(ROOT.glob("*")) == []
