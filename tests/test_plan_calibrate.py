@@ -200,11 +200,11 @@ def test_calibrated_on_two_hosts_and_two_links_others_are_predicted(seed):
 def test_a_laboratorys_links_are_read_from_the_record():
     record = json.loads(next(REFERENCE.glob("*ddp_np2*.json")).read_text())
     for bits, speed in ((10**9, GBIT), (None, math.inf)):
-        record["world"] |= {"hosts": ["h1", "h2"], "lab": {"bits_per_s": bits, "hosts": 2}}
+        record["world"]["hosts"], record["lab"] = ["h1", "h2"], {"rate_bits": bits, "hosts": 2}
         (row,) = timed.seen([record])
         assert (row.hosts, row.bandwidth) == (2, speed)
     slow, fast = (json.loads(json.dumps(record)) for _ in range(2))
-    slow["world"]["lab"]["bits_per_s"] = 10**8
+    slow["lab"]["rate_bits"] = 10**8
     assert len(timed.seen([slow, fast])) == 2
 
 

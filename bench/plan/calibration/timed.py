@@ -55,10 +55,10 @@ def seen(records: Sequence[Record]) -> list[Seen]:
 
 def _bandwidth(record: Record) -> float:
     """Of a host's link, as a laboratory shapes it; 0 where it is not known."""
-    lab = record["world"].get("lab")
+    lab = record.get("lab")
     if not lab:
         return 0.0
-    return lab["bits_per_s"] / 8 if lab["bits_per_s"] else math.inf
+    return lab["rate_bits"] / 8 if lab["rate_bits"] else math.inf
 
 
 def _row(label: str, ranks: int, hosts: int, speed: float, runs: Sequence[Record]) -> Seen:
