@@ -20,8 +20,8 @@ Combine = Callable[[Any, Any, Any], object]  # (a, b, into)
 NUMPY: dict[str, Combine] = {
     "sum": np.add,
     "mean": np.add,
-    "min": np.minimum,
-    "max": np.maximum,
+    "min": lambda a, b, into: np.minimum(a, b, out=into),
+    "max": lambda a, b, into: np.maximum(a, b, out=into),
     "product": np.multiply,
 }
 TYPES = (torch.float32, torch.float64)  # of the halves NumPy knows one only
