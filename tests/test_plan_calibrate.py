@@ -133,6 +133,15 @@ def test_without_collectives_what_shows_is_given_to_alpha_and_beta_and_nothing_i
     assert set(found.constants.channels) == {"intra", "inter"}
 
 
+def test_a_row_whose_communication_does_not_show_is_a_row_like_others():
+    few = [row for row in rows() if row.ranks < 4]
+    quiet = [replace(row, communication_s=0.0) if row.engine == "zero-1" else row for row in few]
+    found = calibrate(quiet, cores=2, source="test").constants
+    alpha_beta = found.channels["intra"].lines[0]
+    assert alpha_beta.beta > 0
+    assert found.call_s["zero-1"].value == 0.0
+
+
 def test_runs_that_did_not_measure_their_communication_are_told():
     silent = [replace(row, communication_s=None if row.ranks > 1 else 0.0) for row in rows()]
     found = calibrate(silent, cores=2, source="made")

@@ -20,7 +20,7 @@ class Setup:
     checkpointing: none, selective (attention's squares are recomputed), full (each layer from its input). bucket_mb: MiB of
     fp32 gradients exchanged at once, whatever the recipe's width. live: values that ZeRO-3 may keep gathered
     (`stage3_max_live_parameters`); at 0 only the layer in use, as our adapter has it. overlap: ZeRO reduces one bucket while it
-    fills another.
+    fills another. shared: the ring's ranks are CPU processes of one host, which read each other's memory and need no scratch.
     """
 
     engine: str
@@ -33,6 +33,7 @@ class Setup:
     bucket_mb: float = 25.0
     live: int = 0
     overlap: bool = True
+    shared: bool = False
 
     def __post_init__(self) -> None:
         names = {

@@ -126,7 +126,10 @@ def _channel(rows: Sequence[Seen], constants: Constants) -> tuple[Constants, lis
     is its call_s."""
     table = np.array([[*_factors(row)] for row in rows])
     shows = np.array([row.communication_s for row in rows])
-    found = linear.solve(table, shows, robust=True)
+    steps = np.array([row.step_s for row in rows])
+    found = linear.solve(
+        table, shows, of=steps, robust=True
+    )  # of the step: where nothing shows there is no share of it
     alpha, beta = found.values
     line = Line(alpha.value, max(beta.value, 1e-15))
     called: dict[str, list[float]] = {}

@@ -21,12 +21,14 @@ class Solved:
     scatter: float
 
 
-def solve(table: Array, measured: Array, *, robust: bool = False) -> Solved:
+def solve(table: Array, measured: Array, *, of: Array | None = None, robust: bool = False) -> Solved:
     """Values x of `table` x = `measured`, of least squared relative error; `robust`: of least absolute relative error, by weights.
+    `of`: what errors are relative to, above 0; `measured` itself where it is not given.
 
     Raises ConfigError where rows are fewer than columns, or columns can't be told apart: the constants would be invented.
     """
-    scaled = table / np.maximum(measured, 1e-300)[:, None]
+    whole = np.maximum(measured if of is None else of, 1e-300)
+    scaled, target = table / whole[:, None], measured / whole
     size = np.maximum(np.abs(scaled).max(axis=0), 1e-300)
     scaled = scaled / size
     if len(scaled) < scaled.shape[1] or np.linalg.matrix_rank(scaled, tol=1e-6) < scaled.shape[1]:
@@ -35,9 +37,9 @@ def solve(table: Array, measured: Array, *, robust: bool = False) -> Solved:
         )
     weights = np.ones(len(scaled))
     for _ in range(ROUNDS if robust else 1):
-        found, _ = nnls(scaled * weights[:, None], weights)
-        weights = 1 / np.sqrt(np.maximum(np.abs(scaled @ found - 1), 1e-3)) if robust else weights
-    left = scaled @ found - 1
+        found, _ = nnls(scaled * weights[:, None], target * weights)
+        weights = 1 / np.sqrt(np.maximum(np.abs(scaled @ found - target), 1e-3)) if robust else weights
+    left = scaled @ found - target
     free = max(1, len(scaled) - scaled.shape[1])
     spread = np.linalg.inv(scaled.T @ scaled) * float(left @ left) / free
     errors = np.sqrt(np.maximum(np.diag(spread), 0.0)) / size

@@ -129,6 +129,8 @@ def exchanged(network: Network, setup: Setup, kind: Recipe) -> Exchange:
     bucket = kind.widths.gradient * own
     if engine == "horovod":
         return Exchange(always=bucket)  # its fusion buffer
+    if engine == "ring" and setup.shared:
+        return Exchange()
     if engine == "ring":
         sizes = [math.prod(shape) for shape in shapes.trained]
         longest = max(sum(sizes[i] for i in group) for group in plan(sizes, own))

@@ -78,6 +78,7 @@ def setup(record: Record) -> Setup:
         bucket_mb=config["tuning"]["own_bucket_mb"] or engine["bucket_mb"],
         live=applied.get("max_live_parameters") or 0,
         overlap=bool(applied.get("overlap_comm", True)),
+        shared=applied.get("transport") == "SharedMemory",
     )
 
 
