@@ -224,7 +224,7 @@ class Ring(Replica):
     def holdings(self) -> dict[str, list[Tensor]]:
         held = super().holdings()
         held["gradients"] = [b.flat for b in self.buckets]
-        held["buffers"].append(self.scratch)
+        held["buffers"].append(self.memory.common if self.memory else self.scratch)
         return held
 
     def shared_bytes(self) -> int:

@@ -66,7 +66,7 @@ class SharedMemory:
         self, links: Transport, size: int, timeout_s: float, *, segment_bytes: int = SEGMENT_BYTES, small: int = SMALL
     ) -> None:
         self.links, self.timeout_s, self.segment_bytes, self.small = links, timeout_s, segment_bytes, small
-        common = LINE + 2 * space(small)  # a counter and two slots
+        common = meeting_bytes(small)
         size = common + space(size)
         descriptor = os.memfd_create("ring")
         os.ftruncate(descriptor, size)
@@ -88,15 +88,19 @@ class SharedMemory:
         self.mine, self.theirs = whole[links.rank], whole[links.left]
         self.slots = [[each[LINE + at * space(small) :][:small] for each in whole] for at in (0, 1)]
         self.counters = [memoryview(self.views[rank])[:8].cast("q") for rank in range(links.size)]
+        self.common = torch.frombuffer(self.views[links.rank], dtype=torch.uint8, count=common)
         self.done, self.taken, self.side = 0, common, 0
         self.meetings: dict[int, Meeting] = {}  # by the identity of a buffer, which each keeps
         self.plans: dict[tuple[str, str, int, int, torch.dtype], tuple[list[Step], int]] = {}
 
     def take(self, length: int, dtype: torch.dtype) -> Tensor:
         """The next `length` values, zeroed."""
-        begin, end = self.taken, self.taken + length * dtype.itemsize
-        self.taken = begin + space(end - begin)
-        return self.mine[begin:end].view(dtype)
+        begin = self.taken
+        self.taken += space(length * dtype.itemsize)
+        if not length:
+            return torch.zeros(0, dtype=dtype)
+        # a storage of its own: whoever counts what a rank holds finds the buffer, and nothing else
+        return torch.frombuffer(self.views[self.links.rank], dtype=dtype, count=length, offset=begin)
 
     def allreduce(self, buffer: Tensor, reduction: Reduction = SUM) -> None:
         """Replace `buffer` (1-D, a part of this memory) by its reduction over ranks, in place.
@@ -175,6 +179,11 @@ class SharedMemory:
                     raise ExchangeError(f"rank {rank} (process {self.processes[rank]}) died during an exchange")
                 if now - began > self.timeout_s:
                     raise ExchangeError(f"rank {rank} did not come to an exchange within {self.timeout_s:g} s")
+
+
+def meeting_bytes(small: int = SMALL) -> int:
+    """What a rank lays out beside its buffers: a counter and two slots for small ones."""
+    return LINE + 2 * space(small)
 
 
 def space(size: int) -> int:

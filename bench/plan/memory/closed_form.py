@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from backends.ring.buckets import plan
 from backends.ring.pipeline import scratch_values
+from backends.ring.shared import meeting_bytes
 from bench.memory_model import VALUE, Shape, Shapes, derived, values
 from bench.plan.memory.network import Network, largest_tensor
 from bench.plan.memory.recipe import Recipe, recipe
@@ -130,7 +131,7 @@ def exchanged(network: Network, setup: Setup, kind: Recipe) -> Exchange:
     if engine == "horovod":
         return Exchange(always=bucket)  # its fusion buffer
     if engine == "ring" and setup.shared:
-        return Exchange()
+        return Exchange(always=meeting_bytes())
     if engine == "ring":
         sizes = [math.prod(shape) for shape in shapes.trained]
         longest = max(sum(sizes[i] for i in group) for group in plan(sizes, own))
