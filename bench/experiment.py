@@ -1,10 +1,7 @@
 """What is done with one engine: set up, warm up, restore, train under the clock, and prove that it was the same training."""
 
-import contextlib
-import gc
 import shutil
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +13,9 @@ from bench.config import RunConfig
 from bench.curve import Curve
 from bench.keeper import Keeper
 from bench.loop import Step, train
-from bench.measure.allocator import Allocator
 from bench.measure.clock import Clock
-from bench.measure.energy import Energy, gpu_names
-from bench.measure.interface import Interface
-from bench.measure.interface import told as carried
-from bench.measure.load import Load
 from bench.measure.makeup import AtPeak
 from bench.measure.memory import Activations, PeakMemory, bytes_held, device_memory, give_back_freed
-from bench.measure.traffic import Traffic, told
 from bench.memory_model import Shapes, derived, paper
 from bench.perturbed import perturbed
 from bench.progress import Progress
@@ -32,6 +23,7 @@ from bench.proof import mean_losses, prove, refuse_skipped, summary
 from bench.schedule import lr_at
 from bench.trained import evaluate_trained
 from bench.watch import Watch
+from bench.window import Window
 from bench.workload import Workload, optimizer_factory
 from model.checkpoints import save_delta
 
@@ -64,7 +56,8 @@ def measure(
     workload.make_ahead(range(backend.steps, backend.steps + max(left, config.measure.warmup)))
     memory |= warm_up(backend, workload, config, watch, scratch, peak, moment)
 
-    clock = Clock(backend.device)
+    window, curve, steps = Window(backend), Curve(backend, workload, watch), list[Step]()
+    clock = window.clock
     watch.measured |= {"step_s": clock.step_s, "data_s": clock.data_s}
     progress = Progress(
         f"{config.engine.label} x{backend.world.size}",
@@ -73,38 +66,33 @@ def measure(
         show=backend.world.rank == 0,
     )
     tell = backend.device.type == "cpu"
-    sent, traffic = backend.sent_bytes(), Traffic()
-    backend.gather(None)
-    gpus = gpu_names(backend.world.local_size) if backend.device.type == "cuda" else []
-    interface = Interface(len(set(backend.gather(socket.gethostname()))))
-    energy, load, curve, steps = Energy(gpus), Load(), Curve(backend, workload, watch), list[Step]()
-    allocator = Allocator(backend.device)
     lr = partial(lr_at, total=last, peak=training.lr, kind=training.schedule)
     for count in curve.windows(left):
-        with interface:
-            with quiet_collector(), allocator, traffic, load, energy:
-                steps += train(
-                    backend,
-                    workload.batches,
-                    steps=count,
-                    accumulation=training.accumulation,
-                    clock=clock,
-                    watch=watch,
-                    lr=lr,
-                    before_update=keeper.before_update,
-                    after_update=keeper.after_update,
-                    after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
-                )
-            if interface.reason is None:
-                backend.gather(None)  # everybody has got everything: nothing of it waits before the link any more
+        with window.open():
+            steps += train(
+                backend,
+                workload.batches,
+                steps=count,
+                accumulation=training.accumulation,
+                clock=clock,
+                watch=watch,
+                lr=lr,
+                before_update=keeper.before_update,
+                after_update=keeper.after_update,
+                after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
+            )
     refuse_skipped(steps)
     kept = keeper.close()
-    memory |= allocator.fields
-    sent_now = backend.sent_bytes()
-    own = None if sent is None or sent_now is None else sent_now - sent
+    memory |= window.allocator.fields
 
     watch.at(backend.steps, "gather")
-    rank = {"step_s": clock.step_s, "data_s": clock.data_s, "load": load.seconds, "memory": memory, "checkpoints": kept}
+    rank = {
+        "step_s": clock.step_s,
+        "data_s": clock.data_s,
+        "load": window.load.seconds,
+        "memory": memory,
+        "checkpoints": kept,
+    }
     watch.measured |= rank
     losses = mean_losses(backend, steps)
     state = backend.full_state()
@@ -117,12 +105,10 @@ def measure(
         "grad_norms": keeper.norms + [step.info.grad_norm for step in steps],
         "skipped_steps": 0,
         "parameters": parameters,
-        "traffic": told(backend.gather(traffic.counts()), backend.gather(own), len(steps), backend.past_sockets()),
-        "energy": {"joules": energy.joules, "joules_reason": energy.reason},
+        **window.counted(len(steps)),
         "checkpoint": None,
         "export": None,
     }
-    result["traffic"] |= carried(backend.gather(interface.seen(socket.gethostname())), len(steps))
     if config.output.save is not None:
         backend.save(config.output.save)
         result["checkpoint"] = str(config.output.save)
@@ -204,14 +190,3 @@ def warm_up(
     if backend.world.rank == 0:
         shutil.rmtree(saved)
     return found
-
-
-@contextlib.contextmanager
-def quiet_collector() -> Iterator[None]:
-    """No garbage collection inside the window: it would fall on one step of one rank."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

@@ -14,9 +14,9 @@ from torch.optim import SGD, AdamW
 
 from backends.base import StepInfo
 from bench import workload
-from bench.experiment import quiet_collector
 from bench.loop import Step
 from bench.proof import SkippedStep, mean_losses, refuse_skipped, summary
+from bench.window import quiet_collector
 from bench.workload import optimizer_factory
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
