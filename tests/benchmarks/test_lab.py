@@ -54,6 +54,7 @@ def turn(lab: Lab, kind: str, folder: Path) -> list[float]:
     return seconds
 
 
+@pytest.mark.long
 @needs_lab
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("hosts", "link"), [(2, "500mbit"), (4, "200mbit")])

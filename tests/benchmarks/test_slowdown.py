@@ -14,6 +14,7 @@ SCRIPT, SHARE = Path(__file__).parents[1] / "slowed.py", 0.05
 FLAGS = ["--backend", "single", "--steps", 20, "--warmup", 1, "--proof-steps", 0]
 
 
+@pytest.mark.long
 def test_a_planted_slowdown_of_5_percent_is_found(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     def run(name: str, share: float, repeat: int) -> dict:
         folder = tmp_path / f"{name}{repeat}"
