@@ -28,8 +28,11 @@ def one_thread() -> Iterator[None]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what starts ranks; deselect the benchmarks in a plain run, and everything else under --benchmark-only."""
     for item in items:
-        if item.path.relative_to(ROOT).as_posix().startswith(RANKS):
+        place = item.path.relative_to(ROOT).as_posix()
+        if place.startswith(RANKS):
             item.add_marker(pytest.mark.ranks)
+        if place.startswith("faults/"):
+            item.add_marker(pytest.mark.faults)
     named = [
         Path(config.invocation_params.dir, argument.split("::")[0]).resolve()
         for argument in config.invocation_params.args
