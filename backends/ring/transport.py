@@ -83,6 +83,9 @@ class MPITransport(Transport):
     """
 
     def __init__(self, timeout_s: float) -> None:
+        # Over TCP Open MPI asks before each piece of a large message, and the answer queues behind what goes the other way: a
+        # link that is slow in both directions at once stands idle half of the time. Told to send only, it fills it.
+        os.environ.setdefault("OMPI_MCA_btl_tcp_flags", "1")
         from mpi4py import MPI  # importing it joins the world
 
         self.mpi, self.comm, self.status = MPI, MPI.COMM_WORLD, MPI.Status()
