@@ -65,7 +65,7 @@ def _panel(axes: Axes, found: Sequence[Point], hosts: int) -> None:
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: "not shaped" if value == unshaped else str(Link(float(value))))
+        FuncFormatter(lambda value, _: "unshaped" if value == unshaped else str(Link(float(value))))
     )
     for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         ticks(FuncFormatter(lambda value, _: f"{value:g}"))
