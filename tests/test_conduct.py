@@ -193,6 +193,9 @@ def test_a_connection_that_is_cut_ends_the_far_side_and_is_told(tmp_path: Path, 
 
 
 HOSTS = description.parse("a:2,b:2")
+PARTED = (
+    "An MPI communication peer process has unexpectedly disconnected.  This\n  Local host: a\n  Peer host:  {}\n---"
+)
 KILLED = (
     "bench.run: ddp failed on rank 3 of 4, step 2, backward: peer lost: process 7 was killed by SIGKILL, not by the"
 )
@@ -231,6 +234,8 @@ KILLED = (
             3,
             "was killed by SIGKILL",
         ),
+        ([Said("a", PARTED.format("b"), 14), Said("b", "", None)], "b", None, "the process of a rank is gone"),
+        ([Said("a", PARTED.format("elsewhere"), 14)], "a", None, "its command ended with status 14"),
     ],
 )
 def test_who_is_blamed(everyone: list[Said], host: str, rank: int | None, message: str) -> None:

@@ -20,6 +20,8 @@ TORCHRUN = re.compile(r"\(exitcode: -(\d+)\) local_rank: (\d+)")
 DEEPSPEED = re.compile(r"exits with return code = -(\d+)")
 FIRST = re.compile(r"Process name: (?:\[[^\]]*,)?(\d+)\]?\s+Exit code:\s+(\d+)")  # horovodrun and mpirun
 MPIRUN = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on\s+signal (\d+)")
+# Open MPI ends a rank itself where its connection breaks, before that rank can look for the cause
+PARTED = re.compile(r"MPI communication peer process has unexpectedly disconnected.*?Peer host:\s+(\S+)", re.DOTALL)
 UNREACHED = re.compile(rf"{re.escape(SAYS)}(\S+): (ssh [^\n]*)")
 STARVED = re.compile(rf'{re.escape(VERDICT)}.*"starved": true')
 AFTERWARDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # what ends the others once one has failed
@@ -93,6 +95,12 @@ def _named(everyone: Sequence[Said], hosts: Sequence[Host]) -> Iterator[tuple[st
                 yield host_of(rank, hosts).name, rank, "launcher", f"ended with status {code}"
             elif code - 128 not in AFTERWARDS:
                 yield host_of(rank, hosts).name, rank, "peer lost", _killed(code - 128)
+    for said in everyone:
+        for found in PARTED.finditer(said.text):
+            for host in hosts:
+                if host.name == found[1]:
+                    alone = first_rank(host.name, hosts) if host.slots == 1 else None
+                    yield host.name, alone, "peer lost", "the process of a rank is gone: Open MPI lost its connection"
 
 
 def _killed(number: int) -> str:

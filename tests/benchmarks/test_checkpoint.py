@@ -16,6 +16,7 @@ PAIRS = int(os.environ.get("RINGZERO_PAIRS", 16))
 BLOCKED, RATIO = 0.03, 1.1  # half a percent and 1.02 were seen on two cores that do the writing too
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["ring", "fsdp"])
 def test_a_checkpoint_every_fifth_step_costs_little(benchmark: BenchmarkFixture, backend: str, tmp_path: Path) -> None:
     """The share in which a rank stands still, and the ratio of whole stretches: what the writing thread takes is in it too."""

@@ -55,6 +55,7 @@ def report(folder: Path) -> None:
     assert f"of {COUNT} records are in this page" in written.read_text()
 
 
+@pytest.mark.long
 def test_ten_thousand_records_cost_little_more_than_parsing_them(benchmark: BenchmarkFixture, folder: Path) -> None:
     """Each pair of measurements back to back, in seconds of this process; every run verified, 64 pairs of engines tested."""
 

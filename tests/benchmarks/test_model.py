@@ -89,6 +89,7 @@ class Published:
         return total
 
 
+@pytest.mark.long
 @pytest.mark.assets
 @pytest.mark.usefixtures("one_thread")
 def test_a_step_takes_a_third_of_the_published_ones_time(benchmark: BenchmarkFixture) -> None:
@@ -158,6 +159,7 @@ def measured(form: str, taps: int) -> dict[str, float]:
     return found
 
 
+@pytest.mark.long
 def test_the_banks_map_takes_a_fiftieth_of_the_broadcast_ones_memory(benchmark: BenchmarkFixture) -> None:
     """Peaks at the published sizes. The broadcast form's is that of one tap, however many follow; ours must fit four."""
     published = benchmark.pedantic(measured, args=("published", 1), rounds=1, iterations=1)

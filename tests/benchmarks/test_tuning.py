@@ -14,6 +14,7 @@ pytest.importorskip("optuna")
 PAST, START_SHARE = 40, 0.5
 
 
+@pytest.mark.long
 def test_a_proposal_costs_less_than_half_the_start_of_a_rank(benchmark):
     """Forty trials are known; a rank has to load torch before it does anything, a run starts one or more of them."""
     base, knobs = space.base("deepspeed", {}), space.knobs("deepspeed")
