@@ -4,6 +4,7 @@ A dead, frozen or failed rank leaves its peers inside a collective, where no Pyt
 watches, and ends the process itself. The lowest living rank closes the record and says the one message.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -114,6 +115,9 @@ class Watch:
             taken = signal.sigtimedwait(SIGNALS, TICK_S)
             if not self.joined:
                 if taken is not None or self._orphaned():
+                    why = "its launcher is gone" if taken is None else f"ended by {signal.Signals(taken.si_signo).name}"
+                    with contextlib.suppress(OSError):
+                        os.write(2, f"bench.run: rank {self.rank}: {why} before the run began\n".encode())
                     os._exit(EXIT_FAILED)  # nothing has begun, so there is nothing to close
                 continue
             self._write_beat()

@@ -68,9 +68,15 @@ class Started:
             for line in new[:end].decode(errors="replace").splitlines(keepends=True):
                 self.said = (self.said + line)[-SAID:]
                 if line.strip() and VERDICT not in line:
-                    print(prefix + line, end="" if line.endswith(("\n", "\r")) else "\n", flush=True)
+                    _say(prefix + line + ("" if line.endswith(("\n", "\r")) else "\n"))
             if not last:
                 return
+
+
+def _say(text: str) -> None:
+    """Not `print`, whose buffer would keep what a full disk refused: a log that takes no more must not end the run."""
+    with contextlib.suppress(OSError):
+        os.write(sys.stdout.fileno(), text.encode())
 
 
 class Stopped(Exception):
@@ -144,7 +150,7 @@ def _end(started: Sequence[Started], close_s: float) -> None:
         except subprocess.TimeoutExpired:
             each.child.kill()
             each.child.wait()
-            print(f"{SAYS}{each.part.host}: did not end within {close_s:g} s; look there for what is left", flush=True)
+            _say(f"{SAYS}{each.part.host}: did not end within {close_s:g} s; look there for what is left\n")
 
 
 def main(plan: str) -> int:
@@ -158,7 +164,7 @@ def main(plan: str) -> int:
         return 1
     if failed is not None:
         who = "" if failed["rank"] is None else f"rank {failed['rank']}: "
-        print(f"{SAYS}{failed['host']}: {who}{failed['message']}", flush=True)
+        _say(f"{SAYS}{failed['host']}: {who}{failed['message']}\n")
         with contextlib.suppress(OSError):  # the log says it too
             Path(content["failed"]).write_text(json.dumps(failed))
     return 1 if failed else 0

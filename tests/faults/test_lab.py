@@ -66,7 +66,12 @@ def test_random_faults_leave_nothing(tmp_path: Path) -> None:
         kinds = [name for name, kind in KINDS.items() if launcher(config(label, tmp_path)) in kind.launchers]
         kind, step = draw.choice(kinds), draw.randrange(STEPS)
         steps = STEPS + 6 if "done" in KINDS[kind].ends else 2000
-        found = breaking.fault(kind, config(label, tmp_path / str(number), steps), at_step=step)
+        try:
+            found = breaking.fault(kind, config(label, tmp_path / str(number), steps), at_step=step)
+        except LabError as error:
+            print(number, kind, label, f"step {step}", error, flush=True)
+            wrong += [(number, kind, label, step, [str(error)])]
+            continue
         print(number, kind, label, f"step {step}", f"{found.seconds:.1f} s", found.said[:150], found.wrong, flush=True)
         ends[found.said.partition(":")[0]] += 1
         wrong += [(number, kind, label, step, found.wrong)] if found.wrong else []

@@ -1,5 +1,6 @@
 """One small AnomalyGPT on real images, trained a few steps: the same for every engine, and what is compared of it."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -56,18 +57,26 @@ class Quiet:
 
 @lru_cache(1)
 def sources() -> tuple[Any, Any, Any]:
-    """Model sizes, images, collator: textures at 112 pixels, an 8 x 8 grid of patches."""
-    config = replace(model.preset("tiny"), image_size=112)
+    """Model sizes, images, collator: textures at 112 pixels, an 8 x 8 grid of patches, half the depth of `tiny`."""
+    config = replace(
+        model.preset("tiny"), image_size=112, vision_blocks=4, taps=(1, 2, 3, 4), text_blocks=1, llm_layers=2
+    )
     dataset = model.data.load("textures", image_size=112, seed=0)
     return config, dataset, Collator(tokenizer(config), dataset)
 
 
+@lru_cache(None)
+def built(precision: str, seed: int) -> nn.Module:
+    """A model that nobody may touch: each case trains a copy."""
+    config, dataset, _ = sources()
+    made = model.build(config, precision=precision, seed=seed)
+    made.prepare(dataset)
+    return made.train()
+
+
 def build(case: Case, seed: int = 0) -> nn.Module:
     """The model that every rank starts from."""
-    config, dataset, _ = sources()
-    built = model.build(config, precision=case.precision, seed=seed)
-    built.prepare(dataset)
-    return built.train()
+    return copy.deepcopy(built(case.precision, seed))
 
 
 def batches(world: World, accumulation: int) -> Callable[[int, int], dict[str, Tensor]]:
