@@ -117,7 +117,7 @@ class Watch:
                 if taken is not None or self._orphaned():
                     why = "its launcher is gone" if taken is None else f"ended by {signal.Signals(taken.si_signo).name}"
                     with contextlib.suppress(OSError):
-                        os.write(2, f"bench.run: rank {self.rank}: {why} before the run began\n".encode())
+                        os.write(2, f"rank {self.rank}: {why} before the run began\n".encode())
                     os._exit(EXIT_FAILED)  # nothing has begun, so there is nothing to close
                 continue
             self._write_beat()
