@@ -16,6 +16,7 @@ TOLD = re.compile(
     r"bench\.run: \S+ failed on rank (\d+) of \d+, .*?: "
     r"(does not fit|peer lost|non-finite|disk|import|time limit): ([^\n]*)"
 )
+ORPHANED = re.compile(r"bench\.run: \S+ failed on rank (\d+) of \d+, .*?: launcher: (its launcher is gone)")
 TORCHRUN = re.compile(r"\(exitcode: -(\d+)\) local_rank: (\d+)")
 DEEPSPEED = re.compile(r"exits with return code = -(\d+)")
 FIRST = re.compile(r"Process name: (?:\[[^\]]*,)?(\d+)\]?\s+Exit code:\s+(\d+)")  # horovodrun and mpirun
@@ -95,6 +96,9 @@ def _named(everyone: Sequence[Said], hosts: Sequence[Host]) -> Iterator[tuple[st
                 yield host_of(rank, hosts).name, rank, "launcher", f"ended with status {code}"
             elif code - 128 not in AFTERWARDS:
                 yield host_of(rank, hosts).name, rank, "peer lost", _killed(code - 128)
+    for said in everyone:
+        for found in ORPHANED.finditer(said.text):
+            yield host_of(int(found[1]), hosts).name, int(found[1]), "launcher", found[2]
     for said in everyone:
         for found in PARTED.finditer(said.text):
             for host in hosts:
