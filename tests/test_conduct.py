@@ -193,6 +193,7 @@ def test_a_connection_that_is_cut_ends_the_far_side_and_is_told(tmp_path: Path, 
 
 
 HOSTS = description.parse("a:2,b:2")
+ORPHANED = "bench.run: zero-1 failed on rank 2 of 4, step 2, backward: launcher: its launcher is gone"
 PARTED = (
     "An MPI communication peer process has unexpectedly disconnected.  This\n  Local host: a\n  Peer host:  {}\n---"
 )
@@ -234,6 +235,7 @@ KILLED = (
             3,
             "was killed by SIGKILL",
         ),
+        ([Said("a", f"[a] {ORPHANED}", 1), Said("b", "", None)], "b", 2, "its launcher is gone"),
         ([Said("a", PARTED.format("b"), 14), Said("b", "", None)], "b", None, "the process of a rank is gone"),
         ([Said("a", PARTED.format("elsewhere"), 14)], "a", None, "its command ended with status 14"),
     ],
