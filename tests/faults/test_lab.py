@@ -22,9 +22,7 @@ from tests.labs import needs_lab
 
 pytestmark = needs_lab
 LIMIT_S = 4.0
-GOES_ON_S = (
-    30.0  # where the run is to go on: FSDP2 takes seconds for a step over a slow link, frozen weights travel too
-)
+GOES_ON_S = 30.0  # where the run is to go on: over a slow link FSDP2 takes seconds for a step
 ENGINES = ("ddp", "fsdp", "zero-1", "zero-2", "zero-3", "horovod", "ring")
 FAULTS = int(os.environ.get("RINGZERO_FAULTS", "0"))
 STEPS = 8

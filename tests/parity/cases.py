@@ -57,10 +57,8 @@ class Quiet:
 
 @lru_cache(1)
 def sources() -> tuple[Any, Any, Any]:
-    """Model sizes, images, collator: textures at 112 pixels, an 8 x 8 grid of patches, half the depth of `tiny`."""
-    config = replace(
-        model.preset("tiny"), image_size=112, vision_blocks=4, taps=(1, 2, 3, 4), text_blocks=1, llm_layers=2
-    )
+    """Model sizes, images, collator: textures at 112 pixels, an 8 x 8 grid of patches."""
+    config = replace(model.preset("tiny"), image_size=112)
     dataset = model.data.load("textures", image_size=112, seed=0)
     return config, dataset, Collator(tokenizer(config), dataset)
 

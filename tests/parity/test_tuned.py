@@ -42,7 +42,7 @@ def test_a_setting_of_speed_alone_computes_what_one_process_does(tuned: Any, par
 def test_16_bits_on_the_wire_are_half_the_bytes_and_nearly_the_same_training(tuned: Any, part: str, name: str) -> None:
     found = tuned(part)[name]
     loss, parameter = difference(found, tuned("single")["sgd"])
-    assert loss <= HALF_LOSS[name[-4:]]
-    assert parameter > 1e-8  # of the loss a second step of a small model shows nothing
+    assert 2e-8 < loss <= HALF_LOSS[name[-4:]]
+    assert parameter > 1e-8
     whole = 4 * found["values"]  # bytes of the gradients in fp32
     assert 0.5 * whole <= found["half_bytes"] <= 0.51 * whole  # the rest is padding
