@@ -40,6 +40,11 @@ EXIT_FAILED = 1
 CloseRecord = Callable[[Failure, Mapping[int, Any]], None]
 
 
+def _ending(taken: signal.struct_siginfo | None) -> str:
+    """Why this process is to end: the signal that it took, or else its launcher."""
+    return "its launcher is gone" if taken is None else f"ended by {signal.Signals(taken.si_signo).name}"
+
+
 class Watch:
     """One rank's eyes. `at` is called by the training loop; everything else happens on the thread.
 
@@ -115,7 +120,7 @@ class Watch:
             taken = signal.sigtimedwait(SIGNALS, TICK_S)
             if not self.joined:
                 if taken is not None or self._orphaned():
-                    why = "its launcher is gone" if taken is None else f"ended by {signal.Signals(taken.si_signo).name}"
+                    why = _ending(taken)
                     with contextlib.suppress(OSError):
                         os.write(2, f"rank {self.rank}: {why} before the run began\n".encode())
                     os._exit(EXIT_FAILED)  # nothing has begun, so there is nothing to close
@@ -125,7 +130,7 @@ class Watch:
             if failure is None and (taken is not None or self._orphaned()):
                 time.sleep(LULL_S)  # a launcher that ends us has usually seen a rank die: look again for the cause
                 cause: Cause = "launcher" if taken is None else "interrupted"
-                why = "its launcher is gone" if taken is None else f"ended by {signal.Signals(taken.si_signo).name}"
+                why = _ending(taken)
                 _, step, phase = self._place
                 failure = self._look() or Failure(self.rank, step, phase, cause, why, None, time.time())
             if failure is not None and not self._stop.is_set():
