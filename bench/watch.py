@@ -13,7 +13,7 @@ import threading
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +153,18 @@ class Watch:
         if dead := self._dead():  # whatever the living then met follows from it
             return dead
         if told := self._told():
-            return min(told, key=lambda failure: (failure.cause in FOLLOWS, failure.time))
+            return self._cut_off(min(told, key=lambda failure: (failure.cause in FOLLOWS, failure.time)))
         return self._stuck()
+
+    def _cut_off(self, told: Failure) -> Failure:
+        """An engine's own error, where the cable of a host is out: it is the peers there that were lost."""
+        cut = [rank for rank in range(self.size) if self._alive(rank) and self._unplugged(rank)]
+        if told.cause != "error" or not cut:
+            return told
+        return replace(told, rank=cut[0], cause="peer lost", message=f"{self._no_link()}; {told.message}")
+
+    def _no_link(self) -> str:
+        return f"{self.interface} of its host has no link: the cable is out, or the switch is gone"
 
     def _told(self) -> list[Failure]:
         """What ranks wrote before they left; one listing of the folder, however many ranks there are."""
@@ -198,7 +208,7 @@ class Watch:
         host = (self._alive(rank) or {}).get("host")
         state = "its process does not run" if frozen else "the others wait for it" if self.size > 1 else "it is stuck"
         if cut:
-            state = f"{self.interface} of its host has no link: the cable is out, or the switch is gone"
+            state = self._no_link()
         state += f"; it is on {host}" if len({(self._alive(each) or {}).get("host") for each in places}) > 1 else ""
         return Failure(
             rank, step, phase, "time limit", f"no progress for {self.limit_s:g} s; {state} (--limit-s)", None, now

@@ -227,6 +227,24 @@ def test_what_another_rank_tells_is_found(ranks):
     assert one._look() == failure(1)
 
 
+@pytest.mark.parametrize(("cause", "found"), [("error", (1, "peer lost")), ("non-finite", (0, "non-finite"))])
+def test_an_engines_own_error_is_of_the_host_whose_cable_is_out(ranks, monkeypatch, cause, found):
+    one, two = ranks(2)
+    one._write("failed", asdict(failure(0, cause)))
+    told = one._look()
+    assert told == failure(0, cause)
+    monkeypatch.setattr(watch, "plugged", lambda name: name != "lab0")
+    two.interface = "lab0"
+    two._write_beat()
+    for each in (one, two):
+        told = each._look()
+        assert told is not None
+        assert (told.rank, told.cause) == found
+        assert told.message.endswith("of rank 0")
+        assert told.traceback == "Traceback"
+        assert ("no link" in told.message) == (cause == "error")
+
+
 def test_the_first_cause_is_the_earliest_that_is_no_consequence(ranks):
     watches = ranks(3)
     for rank, cause, when in ((0, "interrupted", 1.0), (1, "error", 3.0), (2, "non-finite", 2.0)):
