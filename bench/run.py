@@ -8,6 +8,7 @@ if (
 ):  # started as a file, as `deepspeed bench/run.py` does: this folder must not shadow the standard library
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import gc
 import os
 import shutil
 import socket
@@ -72,6 +73,7 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
     """Join the other ranks, measure, write the record. Library warnings are the libraries' business: results speak here."""
     warnings.simplefilter("ignore")
     threads = apply_threads(cores)
+    gc.disable()  # what is imported stays: looking through it again and again would be a fifth of the time it takes
 
     from bench import restart, surroundings
     from bench.experiment import measure
@@ -82,6 +84,8 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
     from bench.workload import Workload
 
     backend = join(config, world)
+    gc.freeze()
+    gc.enable()
     name = backend.gather(run_id(config.engine.label, world.size, commit()["commit"]))[0]
     start = restart.choose(backend, config)
     file = RecordFile(config.output.results.absolute(), name)
