@@ -101,6 +101,7 @@ def test_a_large_block_where_an_arena_could_begin_is_none():
 
 
 def test_mappings_listed_twice_are_no_reading():
-    whole = makeup.Makeup(heap=60 * 2**20, anonymous=30 * 2**20, mapped=10 * 2**20, heap_used=0, large_used=0)
-    assert whole.whole(100 * 2**20)
-    assert not whole.whole(90 * 2**20)
+    parts = {"heap": 50 * MB, "anonymous": 30 * MB, "mapped": 10 * MB, "libraries": 10 * MB}
+    whole = makeup.Makeup(**parts, heap_used=0, large_used=0)
+    assert whole.whole(100 * MB)
+    assert not whole.whole(90 * MB)

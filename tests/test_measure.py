@@ -71,11 +71,8 @@ def test_a_step_that_fails_is_no_measurement(hands):
 
 LOOKS = """
 import json, torch
-from bench.measure import memory
 from bench.measure.memory import PeakMemory, give_back_freed
 
-real = memory.smaps
-memory.smaps = lambda: (found := real()) | {"Pss": found["Rss"]}  # other processes come and go, and what is shared with them
 MB, CPU = 2**20, torch.device("cpu")
 block = torch.ones(100 * MB // 4)
 del block  # gone before: must not be seen
@@ -106,9 +103,42 @@ def test_the_peak_is_what_was_held_at_once_since_the_last_look():
 
 def test_pages_shared_with_others_are_left_out(monkeypatch):
     levels = iter([{"Rss": 500, "Pss": 300}, {"Rss": 700, "Pss": 400}])
+    pages = iter([20, 30])
     monkeypatch.setattr(memory, "smaps", lambda: next(levels))
+    monkeypatch.setattr(memory, "libraries", lambda: next(pages))
     monkeypatch.setattr(memory, "resident_peak", lambda: 900)
-    assert PeakMemory(CPU).take() == 900 - (700 - 400) - 300
+    assert PeakMemory(CPU).take() == (900 - (700 - 400) - 30) - (300 - 20)
+
+
+TOUCHES = """
+import json, mmap, sys
+import torch
+from bench.measure.makeup import AtPeak
+from bench.measure.memory import PeakMemory
+
+found = []
+for name in sys.argv[1:]:
+    peak, moment = PeakMemory(torch.device("cpu")), AtPeak(torch.device("cpu"))
+    with open(name, "rb") as file:
+        pages = mmap.mmap(file.fileno(), 64 * 2**20, prot=mmap.PROT_READ)
+    sum(pages[:: mmap.PAGESIZE])
+    moment.look()
+    found.append([peak.take(), moment.parts()["mapped"]])
+print(json.dumps(found))
+"""
+
+
+def test_pages_of_a_library_are_left_out_and_those_of_a_file_count(tmp_path):
+    """How much of a library is resident is the page cache's doing; of a mapped file, the reader's."""
+    library, file = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so", tmp_path / "file"
+    file.write_bytes(bytes(64 * MB))
+    asked = [sys.executable, "-c", TOUCHES, str(library), str(file)]
+    ended = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=Path(memory.__file__).parents[2])
+    (code, code_mapped), (pages, mapped) = json.loads(ended.stdout)
+    assert abs(code) < 8 * MB
+    assert abs(code_mapped) < 8 * MB
+    assert 56 * MB < pages < 72 * MB
+    assert 56 * MB < mapped < 72 * MB
 
 
 def test_the_kernels_own_numbers_are_read():

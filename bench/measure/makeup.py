@@ -1,8 +1,8 @@
 """What a process's resident memory is made of at its peak, by the kernel's mappings and the C allocator's own count.
 
 Engines' tensors explain a part only. The rest is blocks that somebody has allocated (results of operators, sample caches,
-the engine's own), blocks that were freed and not returned, code of libraries that was touched, and what Python's and the
-threads' own mappings hold. Each is read, none is a difference to the peak: what the readings leave is told.
+the engine's own), blocks that were freed and not returned, files that were touched, and what Python's and the threads' own
+mappings hold. Each is read, none is a difference to the peak: what the readings leave is told.
 """
 
 import ctypes
@@ -26,13 +26,16 @@ class Makeup:
 
     heap: int  # malloc's heaps: [heap] and its arenas
     anonymous: int  # all other memory without a file: malloc's large blocks, Python's object arenas, stacks
-    mapped: int  # files (code and data of libraries) and shared memory
+    mapped: int  # files and shared memory
+    libraries: (
+        int  # files of which something is mapped to be executed: how much of them is resident is the page cache's doing
+    )
     heap_used: int  # blocks of the heaps that were allocated and not freed
     large_used: int  # blocks that malloc mapped one by one
 
     def whole(self, resident: int) -> bool:
         """Whether this was read in one piece: of mappings that change while they are read, some are listed twice."""
-        return self.heap + self.anonymous + self.mapped <= resident + SLACK
+        return self.heap + self.anonymous + self.mapped + self.libraries <= resident + SLACK
 
     def __sub__(self, other: "Makeup") -> "Makeup":
         return Makeup(*(mine - theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
@@ -49,10 +52,10 @@ def makeup() -> Makeup | None:
         mallinfo = ctypes.CDLL("libc.so.6").mallinfo2
         mallinfo.restype = _Mallinfo
         malloc = mallinfo()
-        sizes = _sizes()
+        found = sizes()
     except (OSError, AttributeError):
         return None
-    return Makeup(**sizes, heap_used=malloc.uordblks, large_used=malloc.hblkhd)
+    return Makeup(**found, heap_used=malloc.uordblks, large_used=malloc.hblkhd)
 
 
 def _resident() -> int:
@@ -60,22 +63,36 @@ def _resident() -> int:
         return int(file.read().split()[1]) * PAGE
 
 
-def _sizes() -> dict[str, int]:
-    sizes = {"heap": 0, "anonymous": 0, "mapped": 0}
-    kind, size, begin, end = "mapped", 0, 0, 0
-    with open("/proc/self/smaps", "rb") as file:
-        for line in file:
+def sizes() -> dict[str, int]:
+    """Proportional set size of this process in bytes, by kind of mapping: the first four fields of `Makeup`."""
+    found = {"heap": 0, "anonymous": 0, "mapped": 0, "libraries": 0}
+    files: dict[bytes, int] = {}
+    executed: set[bytes] = set()
+    kind, path, size, begin, end = "mapped", b"", 0, 0, 0
+
+    def count() -> None:
+        if path:
+            files[path] = files.get(path, 0) + size
+        else:
+            found[kind] += size
+
+    with open("/proc/self/smaps", "rb") as smaps:
+        for line in smaps:
             if line.startswith(b"Pss:"):
                 size += int(line.split()[1]) * 1024
             elif line[:1] in b"0123456789abcdef":  # a mapping begins; field names begin with a capital
-                kind, previous = _kind(line), kind
-                (low, high), (was, until) = (int(part, 16) for part in line.split(None, 1)[0].split(b"-")), (begin, end)
-                if previous == "anonymous" and was % ARENA == 0 and _fills(was, until, low, high, line):
-                    previous = "heap"
-                sizes[previous] += size
+                (low, high) = (int(part, 16) for part in line.split(None, 1)[0].split(b"-"))
+                if kind == "anonymous" and begin % ARENA == 0 and _fills(begin, end, low, high, line):
+                    kind = "heap"
+                count()
+                kind, path = _kind(line)
+                if path and b"x" in line.split(None, 2)[1]:
+                    executed.add(path)
                 size, begin, end = 0, low, high
-    sizes[kind] += size
-    return sizes
+    count()
+    for path, size in files.items():
+        found["libraries" if path in executed else "mapped"] += size
+    return found
 
 
 def _fills(begin: int, end: int, low: int, high: int, following: bytes) -> bool:
@@ -83,12 +100,15 @@ def _fills(begin: int, end: int, low: int, high: int, following: bytes) -> bool:
     return end - begin == ARENA or (low == end and high == begin + ARENA and b" ---p " in following)
 
 
-def _kind(line: bytes) -> str:
+def _kind(line: bytes) -> tuple[str, bytes]:
+    """(kind, file) of a mapping by its first line; empty where it has no file."""
     words = line.split(None, 5)
     path = words[5].strip() if len(words) > 5 else b""
-    if path.startswith((b"/", b"anon_inode:", b"[v")):
-        return "mapped"
-    return "heap" if path == b"[heap]" else "anonymous"
+    if path.startswith((b"anon_inode:", b"[v")):
+        return "mapped", b""
+    if path.startswith(b"/"):
+        return "mapped", path
+    return "heap" if path == b"[heap]" else "anonymous", b""
 
 
 class AtPeak:
@@ -152,7 +172,7 @@ class AtPeak:
         """Bytes above the base by category; None where it can't be read. Beside those named:
 
         workspace: in use by malloc's count, and not named. allocator: in its heaps, freed, still resident. mapped: files and
-        shared memory. runtime: other mappings (Python's objects, stacks).
+        shared memory, but for libraries. runtime: other mappings (Python's objects, stacks).
         """
         if self.base is None or self._most is None:
             return None

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from bench.measure import makeup
+
 
 def smaps() -> dict[str, int]:
     """Bytes by field of /proc/self/smaps_rollup: `Rss`, `Pss` (pages shared with others counted once over all), ..."""
@@ -25,16 +27,22 @@ def resident_peak() -> int:
     raise RuntimeError("/proc/self/status has no VmHWM line")
 
 
+def libraries() -> int:
+    """This process's share of the resident pages of libraries, in bytes."""
+    return makeup.sizes()["libraries"]
+
+
 class PeakMemory:
     """Peaks of this rank above its level when this was made. Nothing runs beside the steps: allocator and kernel keep the marks.
 
     CPU: peak of the proportional set size, as the resident set's high-water mark less what is shared with other processes
-    when it is read. GPU: the allocator's peak.
+    when it is read; without the pages of libraries, since how many of those are resident is chance: the page cache's, and
+    that of who else has them mapped. GPU: the allocator's peak.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.base_bytes = torch.cuda.memory_allocated(device) if device.type == "cuda" else smaps()["Pss"]
+        self.base_bytes = torch.cuda.memory_allocated(device) if device.type == "cuda" else smaps()["Pss"] - libraries()
         self._begin()
 
     def _begin(self) -> None:
@@ -50,7 +58,7 @@ class PeakMemory:
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
             now = smaps()
-            peak = resident_peak() - (now["Rss"] - now["Pss"])
+            peak = resident_peak() - (now["Rss"] - now["Pss"]) - libraries()
         self._begin()
         return peak - self.base_bytes
 

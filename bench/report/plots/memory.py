@@ -94,8 +94,8 @@ def _caption(group: Group, found: Sequence[Any]) -> list[str]:
         style.source([group]),
         "Read at the moment of the peak, above the level before the model was built. Parameters to data: tensors that exist, each "
         "storage once (data: samples made ahead). Workspace: all else that is allocated; allocator: freed, not returned to the "
-        "system; mapped: libraries' code, shared memory; runtime: Python's objects, stacks. The peak itself is the kernel's "
-        "(CPU: proportional set size) or the allocator's (GPU).",
+        "system; mapped: files, shared memory; runtime: Python's objects, stacks. The peak itself is the kernel's "
+        "(CPU: proportional set size, without libraries) or the allocator's (GPU).",
         *(["Memory was not watched (--warmup 0?): " + textwrap.shorten(", ".join(missing), 150)] if missing else []),
         *(told for told in style.silent(group.rows) if told.startswith("Not drawn")),
     ]
