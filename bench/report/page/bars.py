@@ -80,7 +80,7 @@ def memory(entries: Sequence[Entry], ident: str) -> Figure:
         "A bar a rank, above its level before the model was built; the number is the largest rank's peak. Categories are read at "
         "the moment of the peak. Tensors that exist: parameters to activations, and data (samples made ahead). Workspace: all "
         "else that is allocated (results of operators, gathered parameters, the engine's own). Allocator: freed, not returned to "
-        "the system. Mapped: code of libraries, shared memory. Runtime: Python's objects, stacks. Other: unattributed."
+        "the system. Mapped: files, shared memory. Runtime: Python's objects, stacks. Other: unattributed."
     )
     if any(entry.row.ranks > BARS for entry in entries):
         said += f" Of more than {BARS} ranks only the one that took most."
