@@ -54,11 +54,10 @@ def train(
     outside it. Raises NonFinite.
     """
     done = []
+    waits = backend.device.type != "cpu"  # on a GPU looking at a loss would wait: there, at the end
     for number in range(backend.steps, backend.steps + steps):
         with clock.step():
-            sums: Tensor | None = (
-                None  # of all parts of the loss at once: a small operation costs as much as a large one
-            )
+            parts: list[Tensor] = []  # of the loss, of all micro-batches
             for micro in range(accumulation):
                 watch.at(number, "data")
                 with clock.data():
@@ -67,24 +66,23 @@ def train(
                 losses = backend.forward(batch, sync=micro == accumulation - 1)
                 watch.at(number, "backward")
                 backend.backward(losses.total / accumulation)
-                parts = torch.stack([part.detach() for part in losses])
-                sums = parts if sums is None else sums + parts
+                names = losses._fields
+                parts += [part.detach() for part in losses]
+                del losses  # with it the graph, while it is in the cache
             if lr is not None:
                 backend.set_lr(lr(number))
             before_update()
             watch.at(number, "update")
             info = backend.step()
-            assert sums is not None
-            means = sums / accumulation
-            done.append(Step(number, dict(zip(losses._fields, means.unbind(), strict=True)), info))
+            # at once: a small operation costs as much as a large one
+            means = torch.stack(parts).view(accumulation, -1).mean(0)
+            done.append(Step(number, dict(zip(names, means.unbind(), strict=True)), info))
             after_update(done[-1])
-        if (
-            backend.device.type == "cpu" and not means.isfinite().all()
-        ):  # on a GPU looking would wait: there, at the end
+        if not waits and not means.isfinite().all():
             check_finite(number, done[-1].losses)
         after_step(done[-1])
     clock.finish()
-    for step in done:
+    for step in done if waits else ():
         check_finite(step.number, step.losses)
     return done
 

@@ -20,7 +20,7 @@ from typing import Any
 from bench.failure import Cause, Failure, cause_of, departed, memory_kills, parting
 from bench.measure.interface import NAMED, plugged
 
-TICK_S = 0.25
+TICK_S = 0.5  # a tick is a millisecond of a core whose caches hold something else
 LULL_S = 0.25  # before looking again for a first cause; a launcher that ends its ranks gives them a second in all
 GRACE_S = 3.0  # how long the others wait for the record to be closed before they leave, and for a late first cause
 BEAT_BYTES = 96  # fixed, written in place: a full disk does not silence a heartbeat
