@@ -1,5 +1,6 @@
 """The only training loop. It names no engine; it counts, divides the loss once, and asks a clock to look on."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -78,7 +79,7 @@ def train(
             means = torch.stack(parts).view(accumulation, -1).mean(0)
             done.append(Step(number, dict(zip(names, means.unbind(), strict=True)), info))
             after_update(done[-1])
-        if not waits and not means.isfinite().all():
+        if not waits and not all(map(math.isfinite, means.tolist())):
             check_finite(number, done[-1].losses)
         after_step(done[-1])
     clock.finish()

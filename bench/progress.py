@@ -1,5 +1,6 @@
 """The progress line: step, loss, samples a second, time left; rank 0 alone, between steps, seldom enough not to be felt."""
 
+import contextlib
 import sys
 import time
 from typing import TextIO
@@ -28,8 +29,6 @@ class Progress:
         told = "" if loss is None else f"  loss {loss:.4f}"
         left = (self.steps - self.done) / rate
         text = f"{self.title}  step {self.done}/{self.steps}{told}  {rate * self.global_batch:.1f} samples/s  {left:.0f} s left"
-        if self.live:
-            self.stream.write(f"\r\x1b[2K{text}" + ("\n" if final else ""))
-        else:
-            self.stream.write(text + "\n")
-        self.stream.flush()
+        with contextlib.suppress(OSError):  # whoever read it is gone; if that was the launcher, the watch ends the run
+            self.stream.write(f"\r\x1b[2K{text}" + ("\n" if final else "") if self.live else text + "\n")
+            self.stream.flush()

@@ -34,6 +34,7 @@ SILENT_S = 60.0  # a process that shows no sign of life at all; less may be one 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FOLLOWS = ("interrupted", "launcher")  # what ends the others once one has failed: never the first cause
 UNPLUGGED = "unplugged"  # the last word of a beat, where the host's interface has no link
+GONE = "its launcher is gone"
 EXIT_FAILED = 1
 
 
@@ -42,7 +43,7 @@ CloseRecord = Callable[[Failure, Mapping[int, Any]], None]
 
 def _ending(taken: signal.struct_siginfo | None) -> str:
     """Why this process is to end: the signal that it took, or else its launcher."""
-    return "its launcher is gone" if taken is None else f"ended by {signal.Signals(taken.si_signo).name}"
+    return GONE if taken is None else f"ended by {signal.Signals(taken.si_signo).name}"
 
 
 class Watch:
@@ -106,12 +107,13 @@ class Watch:
     def failed(self, error: BaseException) -> None:
         """End this process for an error of its own main thread; does not return."""
         _, step, phase = self._place
-        cause = cause_of(error)
+        cause, said = cause_of(error), str(error) or type(error).__name__
+        if cause == "error":
+            said = f"{type(error).__name__}: {said}"
+            if self._orphaned():  # what is asked of a launcher that is gone fails before the thread looks
+                cause, said = "launcher", f"{GONE}; {said}"
         text = "".join(tracebacks.format_exception(error))
-        name = "" if cause != "error" else f"{type(error).__name__}: "
-        self._leave(
-            Failure(self.rank, step, phase, cause, name + (str(error) or type(error).__name__), text, time.time())
-        )
+        self._leave(Failure(self.rank, step, phase, cause, said, text, time.time()))
 
     # ---- on the thread -------------------------------------------------------------------------------------------
 

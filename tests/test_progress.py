@@ -75,3 +75,12 @@ def test_ranks_that_do_not_show_are_silent(hands, kind):
 def test_a_loss_that_nobody_waits_for_is_left_out(hands):
     text = go(hands, io.StringIO(), 10.0, steps=1, loss=None)
     assert text == "ring x2  step 1/1  0.8 samples/s  0 s left\n"
+
+
+class Closed(io.StringIO):
+    def flush(self) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_reader_that_is_gone_ends_no_training(hands):
+    assert "step 10/10" in go(hands, Closed(), 4 * EVERY_S)

@@ -345,6 +345,28 @@ def test_causes_are_told_apart(ranks, error, cause, message):
     assert cause in CAUSES
 
 
+@pytest.mark.usefixtures("leaves")
+@pytest.mark.parametrize(
+    ("error", "cause", "message"),
+    [
+        (
+            BrokenPipeError(32, "Broken pipe"),
+            "launcher",
+            "its launcher is gone; BrokenPipeError: [Errno 32] Broken pipe",
+        ),
+        (NonFinite("step 3: lm is nan"), "non-finite", "step 3: lm is nan"),
+    ],
+)
+def test_an_error_after_the_launcher_is_gone_follows_from_that(ranks, monkeypatch, error, cause, message):
+    closed: list[Failure] = []
+    (one,) = ranks(1, lambda failure, measured: closed.append(failure))
+    one.parent = os.getppid()
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    with pytest.raises(Left):
+        one.failed(error)
+    assert (closed[0].cause, closed[0].message) == (cause, message)
+
+
 # --- the thread, in a process of its own
 
 
