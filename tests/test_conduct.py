@@ -197,6 +197,10 @@ ORPHANED = "bench.run: zero-1 failed on rank 2 of 4, step 2, backward: launcher:
 PARTED = (
     "An MPI communication peer process has unexpectedly disconnected.  This\n  Local host: a\n  Peer host:  {}\n---"
 )
+AGENT = (
+    "PRTE has lost communication with a remote daemon.\n  HNP daemon   : [prterun-a-1@0,0] on node a\n"
+    "  Remote daemon: [prterun-a-1@0,1] on node {}\nThis is usually due to"
+)
 KILLED = (
     "bench.run: ddp failed on rank 3 of 4, step 2, backward: peer lost: process 7 was killed by SIGKILL, not by the"
 )
@@ -237,6 +241,8 @@ KILLED = (
         ),
         ([Said("a", f"[a] {ORPHANED}", 1), Said("b", "", None)], "b", 2, "its launcher is gone"),
         ([Said("a", PARTED.format("b"), 14), Said("b", "", None)], "b", None, "the process of a rank is gone"),
+        ([Said("a", AGENT.format("b"), 0)], "b", None, "mpirun lost its agent there"),
+        ([Said("a", AGENT.format("b"), 0), Said("a", f"[a] {KILLED}", 0)], "b", 3, "process 7 was killed by SIGKILL"),
         ([Said("a", PARTED.format("elsewhere"), 14)], "a", None, "its command ended with status 14"),
     ],
 )
@@ -244,6 +250,12 @@ def test_who_is_blamed(everyone: list[Said], host: str, rank: int | None, messag
     found = blame(everyone, HOSTS)
     assert (found["host"], found["rank"]) == (host, rank)
     assert found["message"].startswith(message)
+
+
+def test_a_launcher_that_lost_its_agent_has_failed_whatever_its_status_says() -> None:
+    assert Said("a", AGENT.format("b"), 0).failed()
+    assert Said("a", "", 1).failed()
+    assert not Said("a", "done", 0).failed()
 
 
 @pytest.mark.parametrize(("where", "cause"), [("b", "does not fit"), ("a", "peer lost"), (None, "peer lost")])

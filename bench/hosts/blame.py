@@ -23,6 +23,8 @@ FIRST = re.compile(r"Process name: (?:\[[^\]]*,)?(\d+)\]?\s+Exit code:\s+(\d+)")
 MPIRUN = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on\s+signal (\d+)")
 # Open MPI ends a rank itself where its connection breaks, before that rank can look for the cause
 PARTED = re.compile(r"MPI communication peer process has unexpectedly disconnected.*?Peer host:\s+(\S+)", re.DOTALL)
+# mpirun's agent on a host; mpirun ends with status 0 where it loses one
+AGENT = re.compile(r"has lost communication with a remote daemon\..*?Remote daemon:\s+\S+ on node (\S+)", re.DOTALL)
 UNREACHED = re.compile(rf"{re.escape(SAYS)}(\S+): (ssh [^\n]*)")
 STARVED = re.compile(rf'{re.escape(VERDICT)}.*"starved": true')
 AFTERWARDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # what ends the others once one has failed
@@ -44,6 +46,10 @@ class Said:
             return told["cause"], told["message"]
         except (IndexError, ValueError, KeyError):
             return None
+
+    def failed(self) -> bool:
+        """By its status, or by what it said where that tells nothing."""
+        return bool(self.code) or bool(AGENT.search(self.text))
 
     def starved(self) -> bool:
         """A tether whose word is in here saw the kernel kill a process for memory."""
@@ -99,6 +105,9 @@ def _named(everyone: Sequence[Said], hosts: Sequence[Host]) -> Iterator[tuple[st
     for said in everyone:
         for found in ORPHANED.finditer(said.text):
             yield host_of(int(found[1]), hosts).name, int(found[1]), "launcher", found[2]
+        for found in AGENT.finditer(said.text):
+            if host := next((host for host in hosts if host.name == found[1]), None):
+                yield host.name, None, "launcher", "mpirun lost its agent there"
     for said in everyone:
         for found in PARTED.finditer(said.text):
             for host in hosts:

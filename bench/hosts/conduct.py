@@ -114,7 +114,8 @@ def run(parts: Sequence[Part], hosts: Sequence[Host]) -> dict[str, Any] | None:
             each.tell(prefixes[each.part.host], last=True)
             each.output.close()
     everyone = order + [each for each in started if each not in order]
-    return blame([Said(each.part.host, each.said, each.code) for each in everyone], hosts) if order else None
+    said = [Said(each.part.host, each.said, each.code) for each in everyone]
+    return blame(said, hosts) if order or any(each.failed() for each in said) else None
 
 
 def _start(part: Part) -> Started:
