@@ -107,12 +107,15 @@ def test_the_plain_process_is_first_and_rounds_are_shuffled_each() -> None:
     plan = experiment.plan(chosen, links, seed=3)
     assert [str(cell) for cell in plan] == [str(cell) for cell in experiment.plan(chosen, links, seed=3)]
     assert (plan[0].label, experiment.link_of(plan[0])) == ("single", None)
-    assert "single" not in [cell.label for cell in plan[1:]]
+    assert [str(cell) for cell in plan[1:3]] == ["single x1, micro-batch 2", "single x1, micro-batch 1"]
+    assert [cell.config.micro_batch(1) for cell in plan[:3]] == [4, 2, 1]
+    assert len({cell.config.experiment_id() for cell in plan}) == 1
+    assert "single" not in [cell.label for cell in plan[3:]]
     first, second = ([str(cell) for cell in plan if cell.repeat == repeat] for repeat in (0, 1))
     assert len(second) == 8
-    assert sorted(first[1:]) == sorted(second)
-    assert first[1:] != second
-    assert {str(experiment.link_of(cell)) for cell in plan[1:]} == set(links)
+    assert sorted(first[3:]) == sorted(second)
+    assert first[3:] != second
+    assert {str(experiment.link_of(cell)) for cell in plan[3:]} == set(links)
 
 
 def test_the_same_command_goes_on_and_another_does_not(tmp_path: Path) -> None:

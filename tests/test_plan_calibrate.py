@@ -93,6 +93,36 @@ def test_calibrated_on_one_and_two_ranks_four_are_predicted():
         assert told.beyond
 
 
+def cut(row: Seen, accumulation: int) -> Seen:
+    """The same batch in other micro-batches."""
+    batch = row.work.micro_batch * row.work.accumulation
+    return replace(row, work=replace(row.work, micro_batch=batch // accumulation, accumulation=accumulation))
+
+
+def taken(row: Seen, constants: Constants) -> Seen:
+    """As long as the constants say."""
+    host = {} if row.engine == "single" else constants.host_s
+    found = time.parts(
+        row.work, "ddp" if row.engine == "single" else row.engine, row.ranks, BOX, replace(constants, host_s=host)
+    )
+    return replace(row, step_s=found["step"], communication_s=found["step"] - found["compute"] - found["host"])
+
+
+def test_what_a_micro_batch_costs_whatever_its_size_is_told_by_runs_that_cut_their_batch_differently():
+    true = replace(TRUE, pass_s=Value(0.02))
+    alike = [taken(cut(row, 2), true) for row in rows()]
+    smaller = [taken(cut(made("single", 1), accumulation), true) for accumulation in (4, 8)]
+    found = calibrate([*alike, *smaller], cores=2, channels={"intra": channel()}, source="made")
+    assert found.constants.pass_s.value == pytest.approx(0.02, rel=1e-5)
+    assert found.constants.rate.value == pytest.approx(5e10, rel=1e-5)
+    assert found.constants.contention.value == pytest.approx(0.4, rel=1e-4)
+    assert found.constants.host_s["fsdp"].value == pytest.approx(TRUE.host_s["fsdp"].value, abs=1e-6)
+    assert "pass_s" not in " ".join(found.notes)
+    without = calibrate(alike, cores=2, channels={"intra": channel()}, source="made")
+    assert without.constants.pass_s.value == 0
+    assert "pass_s: all runs of one rank cut their batch alike" in " ".join(without.notes)
+
+
 def test_a_row_whose_compute_was_too_short_to_hide_behind_says_nothing_of_what_is_hidden():
     """ddp hides 0.6 where backward is long enough; with one sample a step it is not."""
     true = replace(TRUE, hidden={**TRUE.hidden, "ddp": Value(0.6)})
@@ -176,10 +206,12 @@ LINKED = replace(
 )  # fmt: skip
 
 
-def hosted(engine: str, hosts: int, bandwidth: float | None, draw: np.random.Generator) -> Seen:
+def hosted(
+    engine: str, hosts: int, bandwidth: float | None, draw: np.random.Generator, true: Constants = LINKED
+) -> Seen:
     """A rank a host, on two shared cores; compute and communication each with 2 % of noise."""
     row = Seen(engine, hosts, hosts, work(hosts), 1.0, 0.0, 1, bandwidth)
-    constants = replace(LINKED, host_s={}) if engine == "single" else LINKED
+    constants = replace(true, host_s={}) if engine == "single" else true
     found = time.parts(row.work, "ddp" if engine == "single" else engine, hosts, network_fit.box(row), constants)
     own, wobble = found["compute"] + found["host"], np.exp(0.02 * draw.normal(size=2))
     comm = (found["step"] - own) * wobble[1]
@@ -204,6 +236,22 @@ def test_calibrated_on_two_hosts_and_two_links_others_are_predicted(seed):
         assert np.median(errors) < 0.1
         assert max(errors) < 0.2
     assert len(calibrate_command.held_out([row for row in every if row not in fitted], found.constants)) == len(ENGINES)
+
+
+def test_micro_batches_that_cost_something_are_predicted_where_there_are_smaller_ones():
+    """Four hosts on two cores take turns with micro-batches of half the size: each costs its calls anew."""
+    draw, true = np.random.default_rng(3), replace(LINKED, pass_s=Value(0.03))
+    every = [hosted(engine, hosts, 10 * GBIT, draw, true) for engine in ENGINES for hosts in (2, 4)]
+    every += [hosted(engine, 2, GBIT, draw, true) for engine in ENGINES]
+    lone = hosted("single", 1, None, draw, true)
+    known = [row for row in every if row.hosts == 2]
+    errors = {}
+    for name, ones in {"one": [lone], "several": [lone, *(taken(cut(lone, many), true) for many in (2, 4, 8))]}.items():
+        found = calibrate([*known, *ones], cores=2, source="made").constants
+        others = [row for row in every if row.hosts == 4]
+        errors[name] = [calibrate_command.step(row, found) / row.step_s - 1 for row in others]
+    assert np.median(errors["one"]) < -0.1, "too fast"
+    assert max(map(abs, errors["several"])) < 0.05
 
 
 def test_a_laboratorys_links_are_read_from_the_record():

@@ -27,9 +27,11 @@ LINK = "link "  # begins the word of a cell that says on which
 
 
 def plan(chosen: Matrix, links: Sequence[str], seed: int) -> list[Cell]:
-    """The plain process first, since every verdict needs it; then each round over all the rest in an order of its own."""
+    """The plain process first, since every verdict needs it, and again on smaller micro-batches (see `smaller`); then each round
+    over all the rest in an order of its own."""
     order, cells = random.Random(seed), chosen.cells()
     taken = [cell for cell in cells if cell.label == REFERENCE][:1]
+    taken += [each for cell in taken for each in smaller(cell, chosen.ranks)]
     for repeat in range(chosen.repeats):
         this = [
             dataclasses.replace(cell, axes=(*cell.axes, f"{LINK}{link}"))
@@ -40,6 +42,19 @@ def plan(chosen: Matrix, links: Sequence[str], seed: int) -> list[Cell]:
         order.shuffle(this)
         taken += this
     return taken
+
+
+def smaller(cell: Cell, ranks: Sequence[int]) -> list[Cell]:
+    """A plain process on micro-batches as small as those of so many ranks: calibration tells by them what a micro-batch costs
+    whatever its size."""
+    training = cell.config.training
+    found = []
+    for accumulation in (training.accumulation * count for count in ranks):
+        if training.global_batch % accumulation == 0:
+            config = dataclasses.replace(cell.config, training=dataclasses.replace(training, accumulation=accumulation))
+            words = (*cell.axes, f"micro-batch {training.global_batch // accumulation}")
+            found.append(dataclasses.replace(cell, config=config, axes=words))
+    return found
 
 
 def link_of(cell: Cell) -> Link | None:

@@ -3,7 +3,7 @@
 
 Two equations a row (an engine at a number of ranks; median over its runs), the first without what communication adds:
 
-    own           = turns x (FLOPs x (1 + contention x busy) / rate + host_s)
+    own           = turns x (FLOPs x (1 + contention x busy) / rate + micro-batches x pass_s + host_s)
     communication = turns x calls x call_s + (1 - hidden) x what the channel takes
 
 Runs between hosts over links of several known bandwidths (a laboratory's) give the network's own constants: network_fit.py.
@@ -19,7 +19,7 @@ from bench.plan.calibration import channel_fit, compute_fit, linear, network_fit
 from bench.plan.calibration.timed import Seen
 from bench.plan.machines.links import Channel, Fabric, Line
 from bench.plan.time.constants import Constants, Value
-from bench.plan.time.prediction import communication
+from bench.plan.time.prediction import communication, crowded
 from bench.plan.time.work import Exchange, exchanges
 
 FULL = 0.98  # share of the compute beside an exchange that counts as all of it
@@ -51,16 +51,22 @@ def calibrate(
     told = any(row.ranks > 1 and row.engine in lone for row in rows if row.communication_s is not None)
     taken = None if told or cores < 2 else compute_fit.contention(rows, cores)
     own, scales = compute_fit.own(rows, cores, taken)
-    shared = {name: own.pop((name, "")) for name in ("rate", "contention") if (name, "") in own}
+    shared = {name: own.pop((name, "")) for name in ("rate", "contention", "pass_s") if (name, "") in own}
     if taken is not None:
         shared["contention"] = taken
         notes.append(
             "contention: no engine ran on one rank and on several; the one with the least host time is taken to have none"
         )
+    if "pass_s" not in shared:
+        notes.append(
+            "pass_s: all runs of one rank cut their batch alike, so what a micro-batch costs whatever its size is in the rate and "
+            "in contention; add runs of one rank with another --accumulation"
+        )
     constants = Constants(
         source=source,
         rate=shared["rate"],
         contention=shared.get("contention", Value(0.0)),
+        pass_s=shared.get("pass_s", Value(0.0)),
         cores=cores,
         host_s={engine: value for (_, engine), value in own.items()},
         channels={name: found.channel for name, found in known.items()},
@@ -117,8 +123,9 @@ def _hidden(rows: Sequence[Seen], constants: Constants) -> tuple[Constants, list
 def _room(row: Seen, parts: Mapping[str, float], constants: Constants) -> float:
     """Seconds of compute beside which a row's exchange may go on."""
     assert constants.rate is not None
-    flops = row.work.backward_flops + (row.work.forward_flops if parts["pass"] else 0.0)
-    return flops / constants.rate.value * constants.crowd(row.ranks)
+    alone = row.work.forward_flops / constants.rate.value, row.work.backward_flops / constants.rate.value
+    forward, backward = crowded(alone, row.work, constants, row.ranks)
+    return backward + (forward if parts["pass"] else 0.0)
 
 
 def _channel(rows: Sequence[Seen], constants: Constants) -> tuple[Constants, list[str]]:

@@ -1,4 +1,4 @@
-"""Rate of a rank, contention and host time, from the part of each row's step that no exchange adds to."""
+"""Rate of a rank, contention, cost of a micro-batch and host time, from the part of each row's step that no exchange adds to."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,32 @@ from bench.plan.time.constants import Value, busy
 
 
 def contention(rows: Sequence[Seen], cores: int) -> Value:
-    """The least by which an engine's own time on several ranks is longer than one plain process's rate explains."""
+    """The least by which an engine's own time on several ranks is longer than what one plain process takes explains."""
     one = [row for row in rows if row.ranks == 1 and row.engine == "single"] or [row for row in rows if row.ranks == 1]
-    rate = float(np.median([_flops(row) / row.own_s for row in one]))
+    flop_s, pass_s = alone(one)
     longer: dict[str, list[float]] = {}
     for row in (each for each in rows if each.ranks > 1 and each.communication_s is not None):
-        alone = _flops(row) / rate * max(1.0, row.ranks / cores)
-        longer.setdefault(row.engine, []).append((row.own_s / alone - 1) / busy(row.ranks, cores))
+        turns = max(1.0, row.ranks / cores)
+        left = row.own_s - turns * row.work.accumulation * pass_s
+        longer.setdefault(row.engine, []).append((left / (turns * _flops(row) * flop_s) - 1) / busy(row.ranks, cores))
     return Value(max(0.0, min((float(np.median(each)) for each in longer.values()), default=0.0)))
+
+
+def alone(one: Sequence[Seen]) -> tuple[float, float]:
+    """(seconds a FLOP, seconds a micro-batch whatever its size) of ranks that run alone; the second is 0 where it can't be told."""
+    if not cut_differently(one):
+        return float(np.median([row.own_s / _flops(row) for row in one])), 0.0
+    table = np.array([[_flops(row), row.work.accumulation] for row in one])
+    flop_s, pass_s = linear.solve(table, np.array([row.own_s for row in one])).values
+    return flop_s.value, pass_s.value
+
+
+def cut_differently(rows: Sequence[Seen]) -> bool:
+    """Whether runs of one rank and one engine cut one batch into different numbers of micro-batches."""
+    cuts: dict[tuple[str, float], set[int]] = {}
+    for row in (each for each in rows if each.ranks == 1):
+        cuts.setdefault((row.engine, _flops(row)), set()).add(row.work.accumulation)
+    return any(len(each) > 1 for each in cuts.values())
 
 
 def _flops(row: Seen) -> float:
@@ -26,11 +44,14 @@ def _flops(row: Seen) -> float:
 
 
 def own(rows: Sequence[Seen], cores: int, taken: Value | None) -> tuple[dict[tuple[str, str], Value], float]:
-    """rate, contention (but where it is `taken`) and host_s by engine, and the standard deviation of the relative errors left."""
+    """rate, contention (but where it is `taken`), pass_s where it can be told, host_s by engine; and the standard deviation of the
+    relative errors that are left."""
     usable = [row for row in rows if row.communication_s is not None]
     engines = sorted({row.engine for row in usable} - {"single"})
     crowded = taken is None and cores > 1 and any(row.ranks > 1 for row in usable)
-    names = [("rate", ""), *([("contention", "")] if crowded else []), *(("host_s", engine) for engine in engines)]
+    cut = cut_differently(usable)
+    names = [("rate", ""), *([("contention", "")] if crowded else []), *([("pass_s", "")] if cut else [])]
+    names += [("host_s", engine) for engine in engines]
     flops = [_flops(row) * (1 + taken.value * busy(row.ranks, cores) if taken else 1.0) for row in usable]
     table = np.zeros((len(usable), len(names)))
     for at, (row, each) in enumerate(zip(usable, flops, strict=True)):
@@ -38,6 +59,8 @@ def own(rows: Sequence[Seen], cores: int, taken: Value | None) -> tuple[dict[tup
         table[at, 0] = turns * each
         if crowded:
             table[at, 1] = turns * each * busy(row.ranks, cores)
+        if cut:
+            table[at, names.index(("pass_s", ""))] = turns * row.work.accumulation
         if row.engine != "single":
             table[at, names.index(("host_s", row.engine))] = turns
     found = linear.solve(table, np.array([row.own_s for row in usable]))

@@ -40,7 +40,7 @@ class Seen:
 
 def seen(records: Sequence[Record]) -> list[Seen]:
     """Rows of done runs whose step the model speaks of: one workload's images, an engine it knows, or one plain process."""
-    groups: dict[tuple[str, int, int, float, str], list[Record]] = {}
+    groups: dict[tuple[str, int, int, float, str, int], list[Record]] = {}
     for record in records:
         label, work = record["engine"].get("label"), record.get("workload") or {}
         if record["status"] != "done" or label not in ("single", *ENGINES) or record.get("track") == "tuned":
@@ -49,8 +49,10 @@ def seen(records: Sequence[Record]) -> list[Seen]:
             continue
         world = record["world"]
         hosts = len(world.get("hosts") or ()) or 1
-        groups.setdefault((label, world["size"], hosts, _bandwidth(record), record["experiment"]), []).append(record)
-    return [_row(label, ranks, hosts, speed, runs) for (label, ranks, hosts, speed, _), runs in sorted(groups.items())]
+        cut = record["config"]["training"]["accumulation"]  # no part of the experiment, but of its speed
+        key = (label, world["size"], hosts, _bandwidth(record), record["experiment"], cut)
+        groups.setdefault(key, []).append(record)
+    return [_row(*key[:4], runs) for key, runs in sorted(groups.items())]
 
 
 def _bandwidth(record: Record) -> float:

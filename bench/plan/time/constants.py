@@ -13,7 +13,7 @@ from bench.plan.machines.links import Channel, Line
 
 SCHEMA = 1
 GENERATIONS = {"v100": "volta", "a100": "ampere", "h100": "hopper", "h200": "hopper"}  # by the start of a device's name
-SHARED = ("efficiency", "link_share", "network_share", "sync", "rate", "contention", "latency_s", "byte_s")
+SHARED = ("efficiency", "link_share", "network_share", "sync", "rate", "contention", "pass_s", "latency_s", "byte_s")
 ENGINE = ("hidden", "host_s", "call_s")
 
 
@@ -53,6 +53,8 @@ class Constants:
     """FLOP/s that one rank reaches, in the place of peak and efficiency."""
     contention: Value = Value(0.0)
     """Ranks that share a machine's cores: by how much each one's compute is longer where all cores are busy, than where one is."""
+    pass_s: Value = Value(0.0)
+    """Seconds of a micro-batch's forward and backward that do not depend on its size: calls, not products."""
     latency_s: Value | None = None
     """Seconds a message between hosts, in the place of the machine's."""
     byte_s: Value = Value(0.0)

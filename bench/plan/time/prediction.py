@@ -89,7 +89,7 @@ def seconds(work: Work, engine: str, ranks: int, machine: Machine, constants: Co
 
 def parts(work: Work, engine: str, ranks: int, machine: Machine, constants: Constants) -> dict[str, float]:
     """Seconds of the step, of its compute, communication, what of it shows, and of the host."""
-    forward, backward = (each * constants.crowd(ranks) for each in passes(work, machine, constants))
+    forward, backward = crowded(passes(work, machine, constants), work, constants, ranks)
     total, exposed = _exposed(work, engine, ranks, _fabric(machine, constants, ranks), constants, forward, backward)
     compute = forward + backward
     called = sum(each.times for each in exchanges(work, engine, ranks))
@@ -97,6 +97,13 @@ def parts(work: Work, engine: str, ranks: int, machine: Machine, constants: Cons
     busy = (compute + exposed) * (1 + constants.sync.value * math.log2(ranks) / math.sqrt(work.accumulation))
     host = constants.host_s.get(engine, Value(0.0)).value * constants.turns(ranks)
     return {"step": busy + host, "compute": compute, "communication": total, "exposed": exposed, "host": host}
+
+
+def crowded(alone: tuple[float, float], work: Work, constants: Constants, ranks: int) -> tuple[float, float]:
+    """The same two where ranks share cores, with what every micro-batch costs whatever its size."""
+    fixed = work.accumulation * constants.pass_s.value * constants.turns(ranks)
+    longer = constants.crowd(ranks) + fixed / max(sum(alone), 1e-300)
+    return alone[0] * longer, alone[1] * longer
 
 
 def passes(work: Work, machine: Machine, constants: Constants) -> tuple[float, float]:
