@@ -83,7 +83,8 @@ def show(console: Console, found: Calibration) -> None:
     if constants.rate is not None:
         _line(table, "rate of a rank", constants.rate, "FLOP/s")
     _line(table, "contention", constants.contention, "share of compute, all cores busy")
-    _line(table, "pass_s", constants.pass_s, "s a micro-batch, whatever its size")
+    if constants.pass_s.error is not None:
+        _line(table, "pass_s", constants.pass_s, "s a micro-batch, whatever its size")
     if constants.latency_s is not None:
         _line(table, "latency_s", constants.latency_s, "s a message between hosts")
         _line(table, "byte_s", constants.byte_s, "s a byte between hosts, beside the link")
