@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from bench import watch
+from bench import sight, watch
 from bench.failure import CAUSES, Failure, departed, memory_kills, parting
 from bench.loop import NonFinite
-from bench.watch import BEAT_BYTES, ORDER, SILENT_S, SLOW_PHASES, Watch
+from bench.sight import BEAT_BYTES, ORDER, SILENT_S, SLOW_PHASES
+from bench.watch import Watch
 
 LIMIT_S = 10.0
 
@@ -32,7 +33,7 @@ def made() -> Iterator[list[Watch]]:
     every: list[Watch] = []
     yield every
     for each in every:
-        os.close(each._beat)
+        os.close(each.sight._beat)
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def ranks(made, tmp_path) -> Callable[..., list[Watch]]:
         for rank in range(size):
             made.append(Watch(rank, size, LIMIT_S, launched=False))
             made[-1].join(tmp_path, close)
-            made[-1]._write_beat()
+            made[-1].sight.beat()
         return made
 
     return build
@@ -54,9 +55,9 @@ def ranks(made, tmp_path) -> Callable[..., list[Watch]]:
 def place(seen: Watch, step: int, phase: str, *, idle_s: float = 0.0, silent_s: float = 0.0) -> None:
     """Put a rank somewhere: without progress for `idle_s`, without any sign of life for `silent_s` seconds."""
     now = time.time()
-    seen._place = (now - idle_s, step, phase)
+    seen.sight.place = (now - idle_s, step, phase)
     text = f"{now - silent_s:.3f} {now - idle_s:.3f} {step} {phase}".ljust(BEAT_BYTES)
-    os.pwrite(seen._beat, text.encode(), 0)
+    os.pwrite(seen.sight._beat, text.encode(), 0)
 
 
 # --- processes
@@ -135,8 +136,8 @@ def test_a_run_that_goes_on_has_no_failure(ranks):
     one, two = ranks(2)
     place(one, 3, "forward")
     place(two, 3, "update", idle_s=100)  # it waits for the first, which moves
-    assert one._look() is None
-    assert two._look() is None
+    assert one.sight.look() is None
+    assert two.sight.look() is None
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_the_rank_that_is_furthest_behind_is_named(ranks, places, late):
     for each, (step, phase) in zip(watches, places, strict=True):
         place(each, step, phase, idle_s=LIMIT_S + 5)
     for each in watches:
-        failure = each._look()
+        failure = each.sight.look()
         assert failure is not None
         assert (failure.rank, failure.step, failure.phase, failure.cause) == (late, *places[late], "time limit")
         assert "no progress for 10 s" in failure.message
@@ -165,7 +166,7 @@ def test_a_frozen_process_is_named_though_it_is_further_on(ranks):
     one, two = ranks(2)
     place(one, 3, "forward", idle_s=LIMIT_S + 5)
     place(two, 3, "update", idle_s=LIMIT_S + 5, silent_s=LIMIT_S)
-    failure = one._look()
+    failure = one.sight.look()
     assert failure is not None
     assert (failure.rank, failure.phase) == (1, "update")
     assert "its process does not run" in failure.message
@@ -175,7 +176,7 @@ def test_a_silent_process_is_named_while_others_move(ranks):
     one, two = ranks(2)
     place(one, 9, "forward")
     place(two, 3, "update", idle_s=SILENT_S + 5, silent_s=SILENT_S + 5)
-    failure = one._look()
+    failure = one.sight.look()
     assert failure is not None
     assert (failure.rank, failure.step) == (1, 3)
 
@@ -185,7 +186,7 @@ def test_slow_phases_have_their_own_limit(ranks):
     for idle_s, stuck in ((LIMIT_S + 5, False), (SLOW_PHASES["setup"] + 5, True)):
         place(one, 0, "setup", idle_s=idle_s)
         place(two, 0, "setup", idle_s=idle_s)
-        assert (one._look() is not None) == stuck
+        assert (one.sight.look() is not None) == stuck
 
 
 def test_every_slow_phase_is_a_phase():
@@ -195,7 +196,7 @@ def test_every_slow_phase_is_a_phase():
 def test_a_lone_rank_is_not_told_to_wait_for_others(ranks):
     (one,) = ranks(1)
     place(one, 3, "forward", idle_s=LIMIT_S + 5)
-    failure = one._look()
+    failure = one.sight.look()
     assert failure is not None
     assert "it is stuck" in failure.message
 
@@ -204,17 +205,17 @@ def test_a_dead_rank_is_found_where_it_was(ranks, child, tmp_path):
     one, two = ranks(2)
     place(two, 5, "backward")
     process = child("sleep", "60")
-    two._write("alive", {"pid": process.pid, "host": socket.gethostname()})
-    assert one._look() is None
+    two.sight.write("alive", {"pid": process.pid, "host": socket.gethostname()})
+    assert one.sight.look() is None
     process.send_signal(signal.SIGKILL)
     zombie(process.pid)
-    failure = one._look()
+    failure = one.sight.look()
     assert failure is not None
     assert (failure.rank, failure.step, failure.phase, failure.cause) == (1, 5, "backward", "peer lost")
     assert "was killed by SIGKILL" in failure.message
-    one._peers.clear()
-    two._write("alive", {"pid": process.pid, "host": "elsewhere"})  # a number means nothing on another host
-    assert one._look() is None
+    one.sight._peers.clear()
+    two.sight.write("alive", {"pid": process.pid, "host": "elsewhere"})  # a number means nothing on another host
+    assert one.sight.look() is None
 
 
 def failure(rank: int, cause: str = "error", when: float = 1.0) -> Failure:
@@ -223,21 +224,21 @@ def failure(rank: int, cause: str = "error", when: float = 1.0) -> Failure:
 
 def test_what_another_rank_tells_is_found(ranks):
     one, two, _ = ranks(3)
-    two._write("failed", asdict(failure(1)))
-    assert one._look() == failure(1)
+    two.sight.write("failed", asdict(failure(1)))
+    assert one.sight.look() == failure(1)
 
 
 @pytest.mark.parametrize(("cause", "found"), [("error", (1, "peer lost")), ("non-finite", (0, "non-finite"))])
 def test_an_engines_own_error_is_of_the_host_whose_cable_is_out(ranks, monkeypatch, cause, found):
     one, two = ranks(2)
-    one._write("failed", asdict(failure(0, cause)))
-    told = one._look()
+    one.sight.write("failed", asdict(failure(0, cause)))
+    told = one.sight.look()
     assert told == failure(0, cause)
-    monkeypatch.setattr(watch, "plugged", lambda name: name != "lab0")
-    two.interface = "lab0"
-    two._write_beat()
+    monkeypatch.setattr(sight, "plugged", lambda name: name != "lab0")
+    two.sight.interface = "lab0"
+    two.sight.beat()
     for each in (one, two):
-        told = each._look()
+        told = each.sight.look()
         assert told is not None
         assert (told.rank, told.cause) == found
         assert told.message.endswith("of rank 0")
@@ -248,21 +249,21 @@ def test_an_engines_own_error_is_of_the_host_whose_cable_is_out(ranks, monkeypat
 def test_the_first_cause_is_the_earliest_that_is_no_consequence(ranks):
     watches = ranks(3)
     for rank, cause, when in ((0, "interrupted", 1.0), (1, "error", 3.0), (2, "non-finite", 2.0)):
-        watches[rank]._write("failed", asdict(failure(rank, cause, when)))
-    assert watches[0]._look() == failure(2, "non-finite", 2.0)
+        watches[rank].sight.write("failed", asdict(failure(rank, cause, when)))
+    assert watches[0].sight.look() == failure(2, "non-finite", 2.0)
 
 
 def test_a_death_goes_before_what_the_living_then_met(ranks, child):
     one, two, three = ranks(3)
     process = child("true")
     process.wait()
-    two._write("alive", {"pid": process.pid, "host": socket.gethostname()})
-    three._write("failed", asdict(failure(2)))
-    found = one._look()
+    two.sight.write("alive", {"pid": process.pid, "host": socket.gethostname()})
+    three.sight.write("failed", asdict(failure(2)))
+    found = one.sight.look()
     assert found is not None
     assert (found.rank, found.cause) == (1, "peer lost")
-    two._write("failed", asdict(failure(1, when=0.5)))  # it had said why before it went
-    assert one._look() == failure(1, when=0.5)
+    two.sight.write("failed", asdict(failure(1, when=0.5)))  # it had said why before it went
+    assert one.sight.look() == failure(1, when=0.5)
 
 
 # --- leaving
@@ -288,7 +289,7 @@ def test_the_lowest_living_rank_closes_the_record_once(ranks, tmp_path):
         two.failed(ValueError("wrong shape"))
     assert left.value.args == (1,)
     assert closed == [], "rank 0 lives: it is the one to close"
-    seen = one._look()
+    seen = one.sight.look()
     assert seen is not None
     with pytest.raises(Left):
         one._leave(seen)
@@ -307,8 +308,8 @@ def test_the_next_rank_closes_where_the_first_is_dead(ranks, child):
     one, two = ranks(2, lambda failure, measured: closed.append(failure.rank))
     process = child("true")
     process.wait()
-    one._write("alive", {"pid": process.pid, "host": socket.gethostname()})
-    seen = two._look()
+    one.sight.write("alive", {"pid": process.pid, "host": socket.gethostname()})
+    seen = two.sight.look()
     assert seen is not None
     with pytest.raises(Left):
         two._leave(seen)
@@ -373,7 +374,7 @@ def test_an_error_after_the_launcher_is_gone_follows_from_that(ranks, monkeypatc
 THREAD = """
 import sys, time
 from pathlib import Path
-from bench import watch
+from bench import sight, watch
 watch.TICK_S = watch.GRACE_S = 0.05
 one = watch.Watch(0, 1, 0.5 if sys.argv[2] == "stuck" else 60.0, launched=False)
 one.start()
