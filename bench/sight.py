@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.failure import Failure, departed, memory_kills, parting
+from bench.failure import Cause, Failure, departed, memory_kills, parting
 from bench.measure.interface import NAMED, plugged
 
 BEAT_BYTES = 96  # fixed, written in place: a full disk does not silence a heartbeat
@@ -22,8 +22,16 @@ ORDER = ("join", "build", "setup", "data", "forward", "backward", "checkpoint", 
 SLOW_PHASES = {"build": 1800.0, "setup": 600.0, "evaluate": 600.0, "checkpoint": 600.0}
 BEATS_S = 5.0  # between two readings of all heartbeats while this rank gets on
 SILENT_S = 60.0  # a process that shows no sign of life at all; less may be one that imports
-FOLLOWS = ("interrupted", "launcher")  # what ends the others once one has failed: never the first cause
+FOLLOWS = (
+    "launcher",
+    "interrupted",
+)  # what ends the others once one has failed, the surer first: never before another cause
 UNPLUGGED = "unplugged"  # the last word of a beat, where the host's interface has no link
+
+
+def _follows(cause: Cause) -> int:
+    """0 for what may be a first cause; else the less sure, the more."""
+    return FOLLOWS.index(cause) + 1 if cause in FOLLOWS else 0
 
 
 class Sight:
@@ -64,7 +72,7 @@ class Sight:
         if dead := self._dead():  # whatever the living then met follows from it
             return dead
         if told := self._told():
-            return self._cut_off(min(told, key=lambda failure: (failure.cause in FOLLOWS, failure.time)))
+            return self._cut_off(min(told, key=lambda failure: (_follows(failure.cause), failure.time)))
         return self._stuck()
 
     def lowest(self) -> bool:

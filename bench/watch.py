@@ -18,7 +18,8 @@ from typing import Any
 from bench.failure import Cause, Failure, cause_of
 from bench.sight import Sight
 
-TICK_S = 0.5  # a tick is a millisecond of a core whose caches hold something else
+TICK_S = 0.25
+LOOKS = 2  # ticks from look to look: one is a millisecond of a core whose caches hold something else
 LULL_S = 0.25  # before looking again for a first cause; a launcher that ends its ranks gives them a second in all
 GRACE_S = 3.0  # how long the others wait for the record to be closed before they leave, and for a late first cause
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -98,19 +99,24 @@ class Watch:
     # ---- on the thread -------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
+        tick = 0
         while not self._stop.is_set():
-            taken = signal.sigtimedwait(SIGNALS, TICK_S)
+            taken, orphaned = signal.sigtimedwait(SIGNALS, TICK_S), self._orphaned()
             if not self.joined:
-                if taken is not None or self._orphaned():
+                if taken is not None or orphaned:
                     why = _ending(taken)
                     with contextlib.suppress(OSError):
                         os.write(2, f"rank {self.rank}: {why} before the run began\n".encode())
                     os._exit(EXIT_FAILED)  # nothing has begun, so there is nothing to close
                 continue
+            tick += 1
+            if taken is None and not orphaned and tick % LOOKS:
+                continue
             self.sight.beat()
             failure = self.sight.look()
-            if failure is None and (taken is not None or self._orphaned()):
-                time.sleep(LULL_S)  # a launcher that ends us has usually seen a rank die: look again for the cause
+            if failure is None and (taken is not None or orphaned):
+                if taken is not None:
+                    time.sleep(LULL_S)  # a launcher that ends us has usually seen a rank die: look again for the cause
                 cause: Cause = "launcher" if taken is None else "interrupted"
                 why = _ending(taken)
                 _, step, phase = self.sight.place

@@ -192,8 +192,46 @@ def test_a_connection_that_is_cut_ends_the_far_side_and_is_told(tmp_path: Path, 
     until(lambda: not any(map(alive, told())), 15)
 
 
+TOLD = "bench.run: ring failed on rank 1 of 2, step 7, update: time limit: no progress for 4 s"
+
+
+def test_a_launcher_that_stays_after_its_ranks_have_failed_is_ended(capfd) -> None:
+    """mpirun waits for the host whose cable is out to say that its ranks are gone."""
+    began = time.monotonic()
+    code = f"import time; print({TOLD!r}, flush=True); time.sleep(600)"
+    blamed = conduct.run([part("a", code)], description.parse("a:1,b:1"))
+    assert time.monotonic() - began < 30
+    assert blamed is not None
+    assert (blamed["host"], blamed["rank"], blamed["cause"]) == ("b", 1, "time limit")
+
+
+def test_a_launcher_that_starts_lost_ranks_again_is_left_alone(capfd) -> None:
+    code = f"import time; print({TOLD!r}, flush=True); time.sleep(2)"
+    assert conduct.run([part("a", code, "--max-restarts=3")], description.parse("a:1,b:1")) is None
+
+
+@pytest.mark.parametrize("beats", [True, False])
+def test_a_connection_that_falls_silent_is_lost(beats: bool, tmp_path: Path, told) -> None:
+    """A cable that is pulled closes nothing; what hears no beat any more ends what it holds."""
+    spec = tether.Spec([sys.executable, "-c", STAYS, str(tmp_path / "pids")], silent_s=1.5)
+    far = subprocess.Popen([sys.executable, tether.__file__], stdin=subprocess.PIPE)
+    assert far.stdin is not None
+    far.stdin.write(json.dumps(dataclasses.asdict(spec)).encode() + b"\n")
+    far.stdin.flush()
+    until(lambda: len(told()) == 2)
+    for _ in range(30 if beats else 0):
+        time.sleep(0.1)
+        far.stdin.write(tether.BEAT)
+        far.stdin.flush()
+    assert not beats or far.poll() is None
+    assert far.wait(20) == tether.EXIT_LOST
+    assert not any(map(alive, told()))
+    far.stdin.close()
+
+
 HOSTS = description.parse("a:2,b:2")
 ORPHANED = "bench.run: zero-1 failed on rank 2 of 4, step 2, backward: launcher: its launcher is gone"
+INTERRUPTED = "bench.run: horovod failed on rank 3 of 4, step 7, backward: interrupted: ended by SIGTERM"
 PARTED = (
     "An MPI communication peer process has unexpectedly disconnected.  This\n  Local host: a\n  Peer host:  {}\n---"
 )
@@ -241,6 +279,13 @@ KILLED = (
         ),
         ([Said("a", f"[a] {ORPHANED}", 1), Said("b", "", None)], "b", 2, "its launcher is gone"),
         ([Said("a", PARTED.format("b"), 14), Said("b", "", None)], "b", None, "the process of a rank is gone"),
+        (
+            [Said("a", f"[a] {INTERRUPTED}\n  Process name: 0\n  Exit code:    1", 1), Said("b", "", None)],
+            "b",
+            3,
+            "ended by SIGTERM",
+        ),
+        ([Said("a", "  Process name: 2\n  Exit code:    1", 1), Said("b", "", None)], "b", 2, "ended with status 1"),
         ([Said("a", AGENT.format("b"), 0)], "b", None, "mpirun lost its agent there"),
         ([Said("a", AGENT.format("b"), 0), Said("a", f"[a] {KILLED}", 0)], "b", 3, "process 7 was killed by SIGKILL"),
         ([Said("a", PARTED.format("elsewhere"), 14)], "a", None, "its command ended with status 14"),

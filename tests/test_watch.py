@@ -253,6 +253,13 @@ def test_the_first_cause_is_the_earliest_that_is_no_consequence(ranks):
     assert watches[0].sight.look() == failure(2, "non-finite", 2.0)
 
 
+def test_whose_launcher_is_gone_goes_before_who_was_then_ended(ranks):
+    watches = ranks(2)
+    for rank, cause, when in ((0, "interrupted", 1.0), (1, "launcher", 1.5)):
+        watches[rank].sight.write("failed", asdict(failure(rank, cause, when)))
+    assert watches[0].sight.look() == failure(1, "launcher", 1.5)
+
+
 def test_a_death_goes_before_what_the_living_then_met(ranks, child):
     one, two, three = ranks(3)
     process = child("true")

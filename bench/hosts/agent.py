@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Sequence
 
 from bench.hosts.ssh import CONNECTION_FAILED, SAYS, VARIABLE, Ssh
-from bench.hosts.tether import MARK, SCRATCH, Spec
+from bench.hosts.tether import BEAT, BEAT_S, MARK, SCRATCH, SILENT, Spec
 
 TETHER = Path(__file__).with_name("tether.py")
 VALUED = "BbcDEeFIiJLlmOopQRSWw"  # ssh's options that take a value, in the same word or the next
@@ -66,14 +66,22 @@ def main(words: Sequence[str]) -> int:
     if inherited := os.environ.get(MARK):  # a launcher may pass its own on; what carries that belongs to another host
         text = text.replace(f"{MARK}={inherited}", f"{MARK}={mark}")
     parent = os.getppid()
-    spec = Spec(["/bin/sh", "-c", text], scratch=os.environ.get(SCRATCH), mark=mark)
+    silent = os.environ.get(SILENT)
+    silent_s = float(silent) if silent else None
+    spec = Spec(["/bin/sh", "-c", text], scratch=os.environ.get(SCRATCH), mark=mark, silent_s=silent_s)
     connection = subprocess.Popen(tethered([*real, *options], host), stdin=subprocess.PIPE)
     assert connection.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it is gone already: its status tells
         connection.stdin.write(json.dumps(dataclasses.asdict(spec)).encode() + b"\n")
         connection.stdin.flush()
+    beaten = time.monotonic()
     while connection.poll() is None and os.getppid() == parent:
         time.sleep(POLL_S)
+        if time.monotonic() - beaten > BEAT_S:
+            beaten = time.monotonic()
+            with contextlib.suppress(BrokenPipeError):
+                connection.stdin.write(BEAT)
+                connection.stdin.flush()
     with contextlib.suppress(BrokenPipeError):
         connection.stdin.close()  # the launcher is gone: so shall be what it started there
     code = connection.wait()

@@ -16,7 +16,10 @@ TOLD = re.compile(
     r"bench\.run: \S+ failed on rank (\d+) of \d+, .*?: "
     r"(does not fit|peer lost|non-finite|disk|import|time limit): ([^\n]*)"
 )
-ORPHANED = re.compile(r"bench\.run: \S+ failed on rank (\d+) of \d+, .*?: launcher: (its launcher is gone)")
+# Said where no rank knew a better cause: what started it is gone, or has ended it
+ENDED = re.compile(
+    r"bench\.run: \S+ failed on rank (\d+) of \d+, .*?: (launcher|interrupted): (its launcher is gone|ended by \w+)"
+)
 TORCHRUN = re.compile(r"\(exitcode: -(\d+)\) local_rank: (\d+)")
 DEEPSPEED = re.compile(r"exits with return code = -(\d+)")
 FIRST = re.compile(r"Process name: (?:\[[^\]]*,)?(\d+)\]?\s+Exit code:\s+(\d+)")  # horovodrun and mpirun
@@ -97,14 +100,12 @@ def _named(everyone: Sequence[Said], hosts: Sequence[Host]) -> Iterator[tuple[st
             if (number := int(found[1])) not in AFTERWARDS:
                 yield said.host, None, "peer lost", f"a rank {_killed(number)}"
         for found in FIRST.finditer(said.text):
-            rank, code = int(found[1]), int(found[2])
-            if code <= 128:
-                yield host_of(rank, hosts).name, rank, "launcher", f"ended with status {code}"
-            elif code - 128 not in AFTERWARDS:
-                yield host_of(rank, hosts).name, rank, "peer lost", _killed(code - 128)
+            rank, number = int(found[1]), int(found[2]) - 128
+            if number > 0 and number not in AFTERWARDS:
+                yield host_of(rank, hosts).name, rank, "peer lost", _killed(number)
     for said in everyone:
-        for found in ORPHANED.finditer(said.text):
-            yield host_of(int(found[1]), hosts).name, int(found[1]), "launcher", found[2]
+        for found in ENDED.finditer(said.text):
+            yield host_of(int(found[1]), hosts).name, int(found[1]), found[2], found[3]
         for found in AGENT.finditer(said.text):
             if host := next((host for host in hosts if host.name == found[1]), None):
                 yield host.name, None, "launcher", "mpirun lost its agent there"
@@ -114,6 +115,10 @@ def _named(everyone: Sequence[Said], hosts: Sequence[Host]) -> Iterator[tuple[st
                 if host.name == found[1]:
                     alone = first_rank(host.name, hosts) if host.slots == 1 else None
                     yield host.name, alone, "peer lost", "the process of a rank is gone: Open MPI lost its connection"
+    for said in everyone:
+        for found in FIRST.finditer(said.text):
+            if int(found[2]) <= 128:
+                yield host_of(int(found[1]), hosts).name, int(found[1]), "launcher", f"ended with status {found[2]}"
 
 
 def _killed(number: int) -> str:

@@ -27,7 +27,7 @@ from bench.failure import WORD
 from bench.hosts.blame import Said, blame
 from bench.hosts.description import Host, parse
 from bench.hosts.ssh import SAYS
-from bench.hosts.tether import VERDICT
+from bench.hosts.tether import BEAT, BEAT_S, VERDICT
 from bench.record import PLACE
 
 PASSED_ON = (WORD, PLACE)  # set by whoever keeps the record, after the commands were made
@@ -37,6 +37,8 @@ CLOSE_S = 10.0  # for a tether to end what it holds; a host that does not answer
 STOPPED_S = 4.5  # the same where this process was told to stop: `processes.end` kills it after 5
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PIECE = 1 << 20  # bytes of output that are read at once
+RANK_FAILED = " failed on rank "  # in the one message of a run that a rank has ended (bench.run)
+RESTARTS = "--max-restarts"  # of a launcher that starts lost ranks again: that message is no end there
 SAID = 20_000  # characters of a host's output that are remembered: its end
 
 
@@ -59,6 +61,7 @@ class Started:
     code: int | None = None
     seen: int = 0
     said: str = ""
+    rank_failed: bool = False
 
     def tell(self, prefix: str, *, last: bool = False) -> None:
         """Print the whole lines that are new, those that a progress line writes over too; the last call prints all."""
@@ -67,6 +70,7 @@ class Started:
             self.seen += end
             for line in new[:end].decode(errors="replace").splitlines(keepends=True):
                 self.said = (self.said + line)[-SAID:]
+                self.rank_failed |= RANK_FAILED in line
                 if line.strip() and VERDICT not in line:
                     _say(prefix + line + ("" if line.endswith(("\n", "\r")) else "\n"))
             if not last:
@@ -89,19 +93,25 @@ def run(parts: Sequence[Part], hosts: Sequence[Host]) -> dict[str, Any] | None:
     started: list[Started] = []
     close_s = CLOSE_S
     order: list[Started] = []  # those that failed, the first one first
+    restarts = any(word.startswith(RESTARTS) for part in parts for word in part.spec["argv"])
+    since: float | None = None
+    beaten = time.monotonic()
     try:
         for part in parts:
             started.append(_start(part))
-        since: float | None = None
         while any(each.code is None for each in started):
             time.sleep(POLL_S)
+            if time.monotonic() - beaten > BEAT_S:
+                beaten = time.monotonic()
+                _beat(started)
             for each in started:  # every one of them each time: who is asked late seems to end late
                 each.tell(prefixes[each.part.host])
                 if each.code is None and (code := each.child.poll()) is not None:
                     each.code = code
                     if code:
                         order.append(each)
-            if order and since is None:
+            # a launcher may wait for ever: mpirun for a host whose cable is out to say that its ranks are gone
+            if since is None and (order or (not restarts and any(each.rank_failed for each in started))):
                 since = time.monotonic()
             if since is not None and time.monotonic() - since > OTHERS_S:
                 break
@@ -115,7 +125,7 @@ def run(parts: Sequence[Part], hosts: Sequence[Host]) -> dict[str, Any] | None:
             each.output.close()
     everyone = order + [each for each in started if each not in order]
     said = [Said(each.part.host, each.said, each.code) for each in everyone]
-    return blame(said, hosts) if order or any(each.failed() for each in said) else None
+    return blame(said, hosts) if since is not None or any(each.failed() for each in said) else None
 
 
 def _start(part: Part) -> Started:
@@ -136,6 +146,15 @@ def _start(part: Part) -> Started:
         child.stdin.write(json.dumps(spec).encode() + b"\n")
         child.stdin.flush()
     return Started(part, child, output)
+
+
+def _beat(started: Sequence[Started]) -> None:
+    """Tell every tether that this end is there."""
+    for each in started:
+        assert each.child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            each.child.stdin.write(BEAT)
+            each.child.stdin.flush()
 
 
 def _end(started: Sequence[Started], close_s: float) -> None:

@@ -13,10 +13,11 @@ from bench.hosts import spread
 from bench.hosts.agent import TETHER, tethered
 from bench.hosts.description import HOSTS, Host, is_here, used, write
 from bench.hosts.ssh import Ssh
-from bench.hosts.tether import SCRATCH, Spec
+from bench.hosts.tether import SCRATCH, SILENT, Spec
 from bench.launchers import Command
 
 CONDUCT = Path(__file__).with_name("conduct.py")
+SILENT_S = 30.0  # a host that hears nothing for so long has lost this one, or for twice the run's own limit; ssh gives up then too
 PLAN = "hosts.plan"  # in the run's private folder: what conduct.py is told
 
 
@@ -40,11 +41,12 @@ def builder(
             config, hosts, ranks, master=master, interface=interface, port=port(), ssh=ssh, pdsh=pdsh, srun=srun
         )
         private = config.output.results.absolute()
+        silent_s = min(SILENT_S, 2 * config.measure.limit_s)
         taken = used(hosts, ranks)
         plan = {
             "hosts": write(taken),
             "failed": str(private / HOST_FILE),
-            "parts": [part(host, command, ssh, private) for host, command in started],
+            "parts": [part(host, command, ssh, private, silent_s) for host, command in started],
         }
         env = {HOSTS: write(taken)}
         return Command(
@@ -54,9 +56,10 @@ def builder(
     return build
 
 
-def part(host: Host, command: Command, ssh: Ssh, scratch: Path) -> dict[str, object]:
+def part(host: Host, command: Command, ssh: Ssh, scratch: Path, silent_s: float = SILENT_S) -> dict[str, object]:
     """What conduct.py is told of one host. This one is not reached by ssh: it need not let itself in."""
     here = is_here(host.name)
-    spec = Spec(command.argv, command.env | {SCRATCH: str(scratch)}, str(Path.cwd()), command.files, str(scratch))
+    env = command.env | {SCRATCH: str(scratch), SILENT: str(silent_s)}
+    spec = Spec(command.argv, env, str(Path.cwd()), command.files, str(scratch), silent_s=silent_s)
     reach = [sys.executable, str(TETHER)] if here else tethered(ssh.argv(), host.name)
     return {"host": host.name, "reach": reach, "spec": dataclasses.asdict(spec)}

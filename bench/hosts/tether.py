@@ -1,7 +1,7 @@
 """The far end of a connection: runs one command on this host and ends all of it once the connection is gone.
 
-Killing an ssh client leaves what it started running. Run as a file; the first line of standard input is a `Spec` as JSON,
-and the end of that input is the end of the run.
+Killing an ssh client leaves what it started running, and a cable that is pulled tells nobody. Run as a file; the first line of
+standard input is a `Spec` as JSON; the end of that input is the end of the run, and so is its silence, where beats were promised.
 """
 
 import sys
@@ -17,6 +17,7 @@ import select
 import shutil
 import signal
 import subprocess
+import time
 import uuid
 from dataclasses import dataclass, field
 from types import FrameType
@@ -26,6 +27,8 @@ from bench.processes import end, guarded
 
 MARK = "RINGZERO_TETHER"  # carried by all that it starts; not the launch's own, which may stand for several hosts
 SCRATCH = "RINGZERO_SCRATCH"  # the folder of a Spec, for tethers that a launcher starts by itself
+SILENT = "RINGZERO_SILENT_S"  # its silent_s, for those
+BEAT, BEAT_S = b"\n", 1.0  # what the near end writes, and how often
 VERDICT = "bench.hosts.tether: "  # begins the line of standard error that tells how the command ended, as JSON
 POLL_S = 0.1
 GRACE_S = 3.0
@@ -35,7 +38,8 @@ EXIT_LOST, EXIT_UNSTARTED = 143, 127
 
 @dataclass(frozen=True)
 class Spec:
-    """One command. `files` (path: text) are written before; `scratch` is removed afterwards where it was not there before."""
+    """One command. `files` (path: text) are written before; `scratch` is removed afterwards where it was not there before. `silent_s`:
+    after so many seconds without a beat the connection is taken for lost."""
 
     argv: list[str]
     env: dict[str, str] = field(default_factory=dict)
@@ -43,6 +47,7 @@ class Spec:
     files: dict[str, str] = field(default_factory=dict)
     scratch: str | None = None
     mark: str | None = None
+    silent_s: float | None = None
 
 
 class Lost(Exception):
@@ -81,9 +86,14 @@ def _run(spec: Spec, mark: str) -> int:
         child = subprocess.Popen(spec.argv, cwd=spec.cwd, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
         return _tell(EXIT_UNSTARTED, "launcher", f"could not start {spec.argv[0]}: {error}")
+    heard = time.monotonic()
     try:
         while child.poll() is None:
-            if select.select([0], [], [], POLL_S)[0] and not os.read(0, 4096):
+            if select.select([0], [], [], POLL_S)[0]:
+                if not os.read(0, 4096):
+                    raise Lost
+                heard = time.monotonic()
+            elif spec.silent_s is not None and time.monotonic() - heard > spec.silent_s:
                 raise Lost
     finally:
         end(mark, grace_s=GRACE_S, name=MARK)
