@@ -72,7 +72,7 @@ class Sight:
         if dead := self._dead():  # whatever the living then met follows from it
             return dead
         if told := self._told():
-            return self._cut_off(min(told, key=lambda failure: (_follows(failure.cause), failure.time)))
+            return self._behind(min(told, key=lambda failure: (_follows(failure.cause), failure.time)))
         return self._stuck()
 
     def lowest(self) -> bool:
@@ -126,12 +126,19 @@ class Sight:
         names = [name for name in os.listdir(self.folder) if name.endswith(".failed")]
         return [Failure(**json.loads((self.folder / name).read_text())) for name in names]
 
-    def _cut_off(self, told: Failure) -> Failure:
-        """An engine's own error, where the cable of a host is out: it is the peers there that were lost."""
-        cut = [rank for rank in range(self.size) if self._alive(rank) and self._unplugged(rank)]
-        if told.cause != "error" or not cut:
+    def _behind(self, told: Failure) -> Failure:
+        """What is behind an engine's own error: a host's cable that is out, or a process that does not run. Engines give up by
+        themselves where the run's limit is long, in the set-up."""
+        if told.cause != "error":
             return told
-        return replace(told, rank=cut[0], cause="peer lost", message=f"{self._no_link()}; {told.message}")
+        others = [rank for rank in range(self.size) if self._alive(rank) and self.read("failed", rank) is None]
+        if cut := [rank for rank in range(self.size) if self._alive(rank) and self._unplugged(rank)]:
+            return replace(told, rank=cut[0], cause="peer lost", message=f"{self._no_link()}; {told.message}")
+        if frozen := [rank for rank in others if time.time() - self._seen(rank)[0] > self.limit_s / 2]:
+            host = (self._alive(frozen[0]) or {}).get("host")
+            message = f"the process of rank {frozen[0]} on {host} does not run; {told.message}"
+            return replace(told, rank=frozen[0], cause="time limit", message=message)
+        return told
 
     def _stuck(self) -> Failure | None:
         now = time.time()

@@ -246,6 +246,22 @@ def test_an_engines_own_error_is_of_the_host_whose_cable_is_out(ranks, monkeypat
         assert ("no link" in told.message) == (cause == "error")
 
 
+def test_an_engines_own_error_is_of_the_process_that_does_not_run(ranks):
+    one, two, three = ranks(3)
+    one.sight.write("failed", asdict(failure(0)))
+    assert one.sight.look() == failure(0)
+    place(three, 2, "forward", silent_s=LIMIT_S)
+    for each in (one, two):
+        told = each.sight.look()
+        assert told is not None
+        assert (told.rank, told.cause) == (2, "time limit")
+        assert "does not run; of rank 0" in told.message
+    three.sight.write("failed", asdict(failure(2, when=0.5)))  # it ran, and left
+    told = one.sight.look()
+    assert told is not None
+    assert (told.rank, told.cause) == (2, "error")
+
+
 def test_the_first_cause_is_the_earliest_that_is_no_consequence(ranks):
     watches = ranks(3)
     for rank, cause, when in ((0, "interrupted", 1.0), (1, "error", 3.0), (2, "non-finite", 2.0)):
