@@ -58,7 +58,9 @@ def test_training_is_the_same_with_looks_in_between(tmp_path):
         config = RunConfig(
             engine=Engine(backend="ddp"),
             training=Training(steps=3),
-            measure=Measure(warmup=0, proof_steps=1, evaluate=4, evaluate_every=every, target_auroc=target),
+            measure=Measure(
+                warmup=0, proof_steps=1, phase_steps=0, evaluate=4, evaluate_every=every, target_auroc=target
+            ),
             output=Output(results=tmp_path),
         )
         records.append(json.loads(launch.run(config, 2).read_text()))

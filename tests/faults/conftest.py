@@ -37,7 +37,7 @@ LAUNCH: dict[str, list[Any]] = {
     "deepspeed": [BIN / "deepspeed", "--num_accelerators", "2"],
     "single": [sys.executable],
 }
-QUICK = ["--steps", "2", "--warmup", "0", "--proof-steps", "0"]
+QUICK = ["--steps", "2", "--warmup", "0", "--proof-steps", "0", "--phase-steps", "0"]
 
 
 def command(backend: str, script: Path, *flags: Any) -> list[str]:

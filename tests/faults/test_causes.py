@@ -20,7 +20,7 @@ def config(results: Path, backend: Any = "single", **workload: Any) -> RunConfig
         engine=Engine(backend=backend),
         workload=Workload(**workload),
         training=Training(steps=4),
-        measure=Measure(warmup=0, proof_steps=0),
+        measure=Measure(warmup=0, proof_steps=0, phase_steps=0),
         output=Output(results=results),
     )
 
