@@ -26,7 +26,7 @@ FOLLOWS = (
     "launcher",
     "interrupted",
 )  # what ends the others once one has failed, the surer first: never before another cause
-UNPLUGGED = "unplugged"  # the last word of a beat, where the host's interface has no link
+UNPLUGGED = "unplugged"  # begins the end of a beat where the host's interface has no link: since when
 
 
 def _follows(cause: Cause) -> int:
@@ -44,6 +44,7 @@ class Sight:
         self.interface = os.environ.get(NAMED)  # of a run over several hosts
         self._peers: dict[int, dict[str, Any]] = {}  # `alive` files never change: each is read once
         self._beats_due = 0.0
+        self._out_since: float | None = None
 
     def open(self, folder: Path) -> None:
         """Show this rank to the others, in the folder that all have agreed on."""
@@ -60,7 +61,11 @@ class Sight:
     def beat(self) -> None:
         """Say that this rank lives, where it is, and whether its host's cable is in."""
         when, step, phase = self.place
-        cable = "" if self.interface is None or plugged(self.interface) else UNPLUGGED
+        if self.interface is None or plugged(self.interface):
+            self._out_since = None
+        elif self._out_since is None:
+            self._out_since = time.time()
+        cable = "" if self._out_since is None else f"{UNPLUGGED} {self._out_since:.3f}"
         text = f"{time.time():.3f} {when:.3f} {step} {phase} {cable}".ljust(BEAT_BYTES)
         try:
             os.pwrite(self._beat, text.encode(), 0)
@@ -132,7 +137,7 @@ class Sight:
         if told.cause != "error":
             return told
         others = [rank for rank in range(self.size) if self._alive(rank) and self.read("failed", rank) is None]
-        if cut := [rank for rank in range(self.size) if self._alive(rank) and self._unplugged(rank)]:
+        if cut := [rank for rank in range(self.size) if self._alive(rank) and self._unplugged(rank) is not None]:
             return replace(told, rank=cut[0], cause="peer lost", message=f"{self._no_link()}; {told.message}")
         if frozen := [rank for rank in others if time.time() - self._seen(rank)[0] > self.limit_s / 2]:
             host = (self._alive(frozen[0]) or {}).get("host")
@@ -146,12 +151,15 @@ class Sight:
             return None  # this rank gets on, so nobody is waited for
         self._beats_due = now + BEATS_S
         places = {rank: self._seen(rank) for rank in range(self.size) if self._alive(rank)}
+        out = {rank: since for rank in places if (since := self._unplugged(rank)) is not None}
         limit = max([self.limit_s, *(SLOW_PHASES.get(place[3], 0.0) for place in places.values())])
+        if any(now - since > self.limit_s for since in out.values()):
+            limit = self.limit_s  # whatever is slow there, nothing is without a network
         silent = any(now - place[0] > max(self.limit_s, SILENT_S) for place in places.values())
         if not silent and any(now - place[1] <= limit for place in places.values()):
             return None
         frozen = {rank: place for rank, place in places.items() if now - place[0] > self.limit_s / 2}
-        cut = {rank: place for rank, place in places.items() if self._unplugged(rank)}
+        cut = {rank: places[rank] for rank in out}
         late = cut or frozen or places
         rank = min(late, key=lambda rank: (late[rank][2], ORDER.index(late[rank][3]), rank))
         _, _, step, phase = late[rank]
@@ -182,11 +190,12 @@ class Sight:
             return time.time(), time.time(), 0, "build"
         return float(words[0]), float(words[1]), int(words[2]), words[3]
 
-    def _unplugged(self, rank: int) -> bool:
-        """The interface of its host told so at its last beat."""
+    def _unplugged(self, rank: int) -> float | None:
+        """Since when the interface of its host has no link, as it told at its last beat; None where it has one."""
         if rank == self.rank:
-            return self.interface is not None and not plugged(self.interface)
-        return UNPLUGGED in self._file("beat", rank).read_text().split()
+            return self._out_since
+        words = self._file("beat", rank).read_text().split()
+        return float(words[-1]) if UNPLUGGED in words else None
 
     def _no_link(self) -> str:
         return f"{self.interface} of its host has no link: the cable is out, or the switch is gone"

@@ -189,6 +189,27 @@ def test_slow_phases_have_their_own_limit(ranks):
         assert (one.sight.look() is not None) == stuck
 
 
+def test_no_phase_is_slow_without_a_network(ranks, monkeypatch):
+    one, two = ranks(2)
+    two.sight.interface = "lab0"
+    monkeypatch.setattr(sight, "plugged", lambda name: False)
+    for each in (one, two):
+        place(each, 0, "setup", idle_s=LIMIT_S + 5)
+    two.sight.beat()
+    assert one.sight.look() is None, "it has only just gone"
+    two.sight._out_since = time.time() - LIMIT_S - 1
+    two.sight.beat()
+    one.sight._beats_due = 0.0
+    failure = one.sight.look()
+    assert failure is not None
+    assert (failure.rank, failure.phase, failure.cause) == (1, "setup", "time limit")
+    assert "no link" in failure.message
+    monkeypatch.setattr(sight, "plugged", lambda name: True)
+    two.sight.beat()
+    one.sight._beats_due = 0.0
+    assert one.sight.look() is None, "it is in again"
+
+
 def test_every_slow_phase_is_a_phase():
     assert set(SLOW_PHASES) <= set(ORDER)
 

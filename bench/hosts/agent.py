@@ -14,13 +14,15 @@ import dataclasses
 import json
 import os
 import shlex
+import signal
 import subprocess
 import time
 import uuid
 from collections.abc import Sequence
+from types import FrameType
 
 from bench.hosts.ssh import CONNECTION_FAILED, SAYS, VARIABLE, Ssh
-from bench.hosts.tether import BEAT, BEAT_S, MARK, SCRATCH, SILENT, Spec
+from bench.hosts.tether import BEAT, BEAT_S, FAR, MARK, SCRATCH, SIGNALS, SILENT, Spec
 
 TETHER = Path(__file__).with_name("tether.py")
 VALUED = "BbcDEeFIiJLlmOopQRSWw"  # ssh's options that take a value, in the same word or the next
@@ -65,17 +67,28 @@ def main(words: Sequence[str]) -> int:
     text, mark = " ".join(command), uuid.uuid4().hex
     if inherited := os.environ.get(MARK):  # a launcher may pass its own on; what carries that belongs to another host
         text = text.replace(f"{MARK}={inherited}", f"{MARK}={mark}")
-    parent = os.getppid()
+    parent, ended = os.getppid(), False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal ended
+        ended = True
+
+    for number in SIGNALS:
+        signal.signal(number, end)
     silent = os.environ.get(SILENT)
     silent_s = float(silent) if silent else None
     spec = Spec(["/bin/sh", "-c", text], scratch=os.environ.get(SCRATCH), mark=mark, silent_s=silent_s)
-    connection = subprocess.Popen(tethered([*real, *options], host), stdin=subprocess.PIPE)
+    # not the mark: whoever ends this process waits for the connection, which stays until all is over there
+    env = {name: value for name, value in os.environ.items() if name != MARK} | {FAR: inherited or mark}
+    connection = subprocess.Popen(
+        tethered([*real, *options], host), stdin=subprocess.PIPE, env=env, start_new_session=True
+    )
     assert connection.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it is gone already: its status tells
         connection.stdin.write(json.dumps(dataclasses.asdict(spec)).encode() + b"\n")
         connection.stdin.flush()
     beaten = time.monotonic()
-    while connection.poll() is None and os.getppid() == parent:
+    while connection.poll() is None and os.getppid() == parent and not ended:
         time.sleep(POLL_S)
         if time.monotonic() - beaten > BEAT_S:
             beaten = time.monotonic()
@@ -83,7 +96,7 @@ def main(words: Sequence[str]) -> int:
                 connection.stdin.write(BEAT)
                 connection.stdin.flush()
     with contextlib.suppress(BrokenPipeError):
-        connection.stdin.close()  # the launcher is gone: so shall be what it started there
+        connection.stdin.close()  # the launcher is gone, or wants an end: so shall be what it started there
     code = connection.wait()
     if code == CONNECTION_FAILED:
         print(f"\n{SAYS}{host}: ssh could not reach it, or lost it", file=sys.stderr, flush=True)

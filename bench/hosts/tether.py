@@ -22,16 +22,20 @@ import uuid
 from dataclasses import dataclass, field
 from types import FrameType
 
+import psutil
+
 from bench.failure import killed, memory_kills
-from bench.processes import end, guarded
+from bench.processes import end, family, guarded
 
 MARK = "RINGZERO_TETHER"  # carried by all that it starts; not the launch's own, which may stand for several hosts
+FAR = "RINGZERO_FAR"  # the same, of connections to other hosts that a launcher's agents made: they end by themselves
 SCRATCH = "RINGZERO_SCRATCH"  # the folder of a Spec, for tethers that a launcher starts by itself
 SILENT = "RINGZERO_SILENT_S"  # its silent_s, for those
 BEAT, BEAT_S = b"\n", 1.0  # what the near end writes, and how often
 VERDICT = "bench.hosts.tether: "  # begins the line of standard error that tells how the command ended, as JSON
 POLL_S = 0.1
 GRACE_S = 3.0
+FAR_S = 5.0  # for the other hosts to end their part
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 EXIT_LOST, EXIT_UNSTARTED = 143, 127
 
@@ -97,6 +101,8 @@ def _run(spec: Spec, mark: str) -> int:
                 raise Lost
     finally:
         end(mark, grace_s=GRACE_S, name=MARK)
+        psutil.wait_procs(family(mark, FAR), timeout=FAR_S)
+        end(mark, grace_s=0.0, name=FAR)
         child.wait()
     name, now = Path(spec.argv[0]).name, memory_kills()
     starved = kills is not None and now is not None and now > kills
