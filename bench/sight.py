@@ -21,7 +21,9 @@ ORDER = ("join", "build", "setup", "data", "forward", "backward", "checkpoint", 
 # Fetching and converting pretrained towers, once in a machine's life; building a model and giving it to an engine; a disk.
 SLOW_PHASES = {"build": 1800.0, "setup": 600.0, "evaluate": 600.0, "checkpoint": 600.0}
 BEATS_S = 5.0  # between two readings of all heartbeats while this rank gets on
-SILENT_S = 60.0  # a process that shows no sign of life at all; less may be one that imports
+SILENT_S = (
+    60.0  # a process that shows no sign of life at all, or for three times the limit; less may be one that imports
+)
 FOLLOWS = (
     "launcher",
     "interrupted",
@@ -155,7 +157,7 @@ class Sight:
         limit = max([self.limit_s, *(SLOW_PHASES.get(place[3], 0.0) for place in places.values())])
         if any(now - since > self.limit_s for since in out.values()):
             limit = self.limit_s  # whatever is slow there, nothing is without a network
-        silent = any(now - place[0] > max(self.limit_s, SILENT_S) for place in places.values())
+        silent = any(now - place[0] > max(self.limit_s, min(SILENT_S, 3 * self.limit_s)) for place in places.values())
         if not silent and any(now - place[1] <= limit for place in places.values()):
             return None
         frozen = {rank: place for rank, place in places.items() if now - place[0] > self.limit_s / 2}

@@ -175,7 +175,11 @@ def test_a_frozen_process_is_named_though_it_is_further_on(ranks):
 def test_a_silent_process_is_named_while_others_move(ranks):
     one, two = ranks(2)
     place(one, 9, "forward")
-    place(two, 3, "update", idle_s=SILENT_S + 5, silent_s=SILENT_S + 5)
+    silent_s = min(SILENT_S, 3 * LIMIT_S)
+    place(two, 3, "update", idle_s=silent_s - 5, silent_s=silent_s - 5)
+    assert one.sight.look() is None, "it may be importing something"
+    one.sight._beats_due = 0.0
+    place(two, 3, "update", idle_s=silent_s + 5, silent_s=silent_s + 5)
     failure = one.sight.look()
     assert failure is not None
     assert (failure.rank, failure.step) == (1, 3)
