@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from bench.hosts.ssh import CONNECTION_FAILED, SAYS, VARIABLE, Ssh
-from bench.hosts.tether import BEAT, BEAT_S, FAR, MARK, SCRATCH, SIGNALS, SILENT, Spec
+from bench.hosts.tether import BEAT_S, FAR, MARK, SCRATCH, SIGNALS, SILENT, Spec, beat
 
 TETHER = Path(__file__).with_name("tether.py")
 VALUED = "BbcDEeFIiJLlmOopQRSWw"  # ssh's options that take a value, in the same word or the next
@@ -92,9 +92,7 @@ def main(words: Sequence[str]) -> int:
         time.sleep(POLL_S)
         if time.monotonic() - beaten > BEAT_S:
             beaten = time.monotonic()
-            with contextlib.suppress(BrokenPipeError):
-                connection.stdin.write(BEAT)
-                connection.stdin.flush()
+            beat(connection.stdin)
     with contextlib.suppress(BrokenPipeError):
         connection.stdin.close()  # the launcher is gone, or wants an end: so shall be what it started there
     code = connection.wait()

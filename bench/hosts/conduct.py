@@ -27,7 +27,7 @@ from bench.failure import WORD
 from bench.hosts.blame import Said, blame
 from bench.hosts.description import Host, parse
 from bench.hosts.ssh import SAYS
-from bench.hosts.tether import BEAT, BEAT_S, VERDICT
+from bench.hosts.tether import BEAT_S, VERDICT, beat
 from bench.record import PLACE
 
 PASSED_ON = (WORD, PLACE)  # set by whoever keeps the record, after the commands were made
@@ -103,7 +103,9 @@ def run(parts: Sequence[Part], hosts: Sequence[Host]) -> dict[str, Any] | None:
             time.sleep(POLL_S)
             if time.monotonic() - beaten > BEAT_S:
                 beaten = time.monotonic()
-                _beat(started)
+                for each in started:
+                    assert each.child.stdin is not None
+                    beat(each.child.stdin)
             for each in started:  # every one of them each time: who is asked late seems to end late
                 each.tell(prefixes[each.part.host])
                 if each.code is None and (code := each.child.poll()) is not None:
@@ -146,15 +148,6 @@ def _start(part: Part) -> Started:
         child.stdin.write(json.dumps(spec).encode() + b"\n")
         child.stdin.flush()
     return Started(part, child, output)
-
-
-def _beat(started: Sequence[Started]) -> None:
-    """Tell every tether that this end is there."""
-    for each in started:
-        assert each.child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            each.child.stdin.write(BEAT)
-            each.child.stdin.flush()
 
 
 def _end(started: Sequence[Started], close_s: float) -> None:

@@ -21,6 +21,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import IO
 
 import psutil
 
@@ -52,6 +53,13 @@ class Spec:
     scratch: str | None = None
     mark: str | None = None
     silent_s: float | None = None
+
+
+def beat(connection: IO[bytes]) -> None:
+    """Tell the tether at the far end that this end is there; one that is gone needs to hear nothing."""
+    with contextlib.suppress(BrokenPipeError):
+        connection.write(BEAT)
+        connection.flush()
 
 
 class Lost(Exception):
