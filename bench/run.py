@@ -24,6 +24,7 @@ from bench.cores import Cores, apply_threads, settle
 from bench.environment import commit, snapshot
 from bench.failure import Failure, leave_word
 from bench.flags import parse
+from bench.heap import keep_freed
 from bench.watch import EXIT_FAILED, Watch
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
     """Join the other ranks, measure, write the record. Library warnings are the libraries' business: results speak here."""
     warnings.simplefilter("ignore")
-    threads = apply_threads(cores)
+    threads, kept = apply_threads(cores), keep_freed()
     gc.disable()  # what is imported stays: looking through it again and again would be a fifth of the time it takes
 
     from bench import restart, surroundings
@@ -95,6 +96,7 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
         "pid": watch.pid,
         "cores": list(cores.seen),
         "threads": threads,
+        "heap_kept": kept,
     }
     everyone = backend.gather(who)
     content = opening(config, world, cores, everyone) | {"run_id": name, "resumed": start.record()}

@@ -48,29 +48,30 @@ def test_a_bucket_holds_one_dtype():
 def test_gradients_are_views_of_one_buffer_and_stay_so():
     layer = nn.Linear(3, 2)
     bucket = Bucket(list(layer.parameters()))
-    start = bucket.flat.untyped_storage().data_ptr()
     batch = torch.tensor([[1.0, 2.0, 3.0]])
     for times in (1, 2):
         layer(batch).sum().backward()
-        for p in layer.parameters():
-            assert p.grad is not None
-            assert p.grad.untyped_storage().data_ptr() == start
+        bucket.fill()
+        for p, view in zip(bucket.parameters, bucket.views, strict=True):
+            assert p.grad is view
         assert bucket.flat.tolist() == [times * value for value in (1, 2, 3, 1, 2, 3, 1, 1)]
 
 
-def test_clear_zeroes_in_place_and_takes_gradients_back():
+def test_after_clear_old_gradients_are_gone_and_the_first_ones_move_in():
     layer = nn.Linear(3, 2)
     bucket = Bucket(list(layer.parameters()))
     assert [bucket.mark_ready(), bucket.mark_ready()] == [False, True]
     bucket.launched = True
     bucket.flat.fill_(5)
-    layer.weight.grad = None
-    layer.bias.grad = torch.ones(2)
     bucket.clear()
     assert (bucket.missing, bucket.launched) == (2, False)
-    assert not bucket.flat.any()
-    for p, view in zip(bucket.parameters, bucket.views, strict=True):
-        assert p.grad is view
+    assert layer.weight.grad is None
+    layer.bias.grad = torch.ones(2)
+    bucket.place(1)
+    assert layer.bias.grad is bucket.views[1]
+    bucket.fill()
+    assert layer.weight.grad is bucket.views[0]
+    assert bucket.flat.tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
 
 
 class Tiny(nn.Module):

@@ -85,7 +85,8 @@ class Ring(Replica):
         self.sync = False
         for bucket in self.buckets:
             self.hooks += [
-                p.register_post_accumulate_grad_hook(partial(self._ready, bucket)) for p in bucket.parameters
+                p.register_post_accumulate_grad_hook(partial(self._ready, bucket, index))
+                for index, p in enumerate(bucket.parameters)
             ]
 
     def _share(self, size: int) -> SharedMemory | None:
@@ -176,7 +177,8 @@ class Ring(Replica):
         self.sync = sync
         return self.model(batch)
 
-    def _ready(self, bucket: Bucket, _: nn.Parameter) -> None:
+    def _ready(self, bucket: Bucket, index: int, _: nn.Parameter) -> None:
+        bucket.place(index)
         if self.sync and bucket.mark_ready():
             self._launch(everything=False)
 
@@ -209,7 +211,10 @@ class Ring(Replica):
         self.allreduce(bucket.flat, MEAN)
 
     def _finish_exchange(self) -> None:
-        self._launch(everything=True)  # parameters that took no part in this step have zero gradients, on every rank
+        for bucket in self.buckets:
+            if bucket.missing:
+                bucket.fill()  # parameters that took no part in this step have zero gradients, on every rank
+        self._launch(everything=True)
         for future in self.pending:
             future.result()
         self.pending.clear()

@@ -1,4 +1,4 @@
-"""Flat buffers whose slices are the parameters' gradients, so that what autograd writes is what the ring sends: no copy."""
+"""Flat buffers whose slices are the parameters' gradients, so that what autograd adds up is what the ring sends."""
 
 from collections.abc import Callable, Sequence
 
@@ -45,14 +45,26 @@ class Bucket:
             self.views.append(self.flat[offset : offset + p.numel()].as_strided(p.shape, strides))
             offset += p.numel()
         self.clear()
+        self.fill()
 
     def clear(self) -> None:
-        """Zero all gradients, in place, and put them back where an optimizer or a user had replaced them."""
-        self.flat.zero_()
-        for p, view in zip(self.parameters, self.views, strict=True):
-            p.grad = view
+        """Forget all gradients. The next ones are copied in: cheaper than to zero these and add to them."""
+        for p in self.parameters:
+            p.grad = None
         self.missing = len(self.parameters)
         self.launched = False
+
+    def place(self, index: int) -> None:
+        """Move the first gradient of parameter `index` since `clear` to its slice; those that follow are added there."""
+        p, view = self.parameters[index], self.views[index]
+        if p.grad is not view:
+            view.copy_(p.grad) if p.grad is not None else view.zero_()
+            p.grad = view
+
+    def fill(self) -> None:
+        """Give parameters that took no part a gradient of zero."""
+        for index in range(len(self.parameters)):
+            self.place(index)
 
     def mark_ready(self) -> bool:
         """One more gradient is complete; True with the last."""

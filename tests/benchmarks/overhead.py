@@ -1,10 +1,12 @@
 """One rank of the comparison of RingZero's loop with a bare one: `overhead.py BACKEND FOLDER PAIRS`, under its own launcher.
 
-Both take the same steps on the same live engine, turn by turn, so that they meet the same machine: B R R B B R R B ...
-Beside the ratio, whose noise is the machine's, the loop's own part is measured inside its steps: what does not pass in a call
-of the engine, and the processor time of the watching thread.
+Both take the same steps on the same live engine, turn by turn, so that they meet the same machine: B R R B B R R B ..., each
+letter a turn of a few steps, as a run takes many in one call of the loop. Beside the ratio, whose noise is the machine's, the
+loop's own part is measured inside its steps: what does not pass in a call of the engine, and the processor time of the
+watching thread, spread evenly over the steps of the turn.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -22,13 +24,14 @@ from torch import nn
 import backends
 from backends.base import Backend
 from backends.world import World
-from bench.loop import train
+from bench.heap import keep_freed
+from bench.loop import Step, train
 from bench.measure.clock import Clock
 from bench.progress import Progress
 from bench.watch import Watch
 from tests.parity import cases
 
-WARMUP = 4
+TURN = 4  # steps
 CASE = cases.Case(optimizer="adamw", lr=1e-4, clip_norm=1.0)
 
 
@@ -99,17 +102,13 @@ class Inside:
         return timed
 
 
-def seconds(work: Callable[[], float], backend: Backend) -> tuple[float, float]:
-    """Of one step, all ranks starting together: in all, and outside the engine's calls."""
-    backend.gather(None)
-    begin = time.perf_counter()
-    outside = work()
-    return time.perf_counter() - begin, outside
+Seconds = list[tuple[float, float]]  # of each step of a turn: in all, and outside the engine's calls
 
 
 def main() -> None:
     """Rank 0 writes the seconds of the slowest rank of each step."""
     torch.set_num_threads(1)
+    keep_freed()
     name, folder, pairs = sys.argv[1].partition("-")[0], Path(sys.argv[2]), int(sys.argv[3])
     world = World.from_env()
     watch = Watch(world.rank, world.size, 120, launched=world.launcher != "python")
@@ -124,33 +123,50 @@ def main() -> None:
     def make(step: int, micro: int) -> Any:
         return ready[step % 4, micro]
 
-    def ours() -> float:
-        begin, engine, watched = time.perf_counter(), inside.total, time.clock_gettime(thread)
+    def bare_turn() -> Seconds:
+        turn = []
+        for _ in range(TURN):
+            begin = time.perf_counter()
+            outside = bare(backend, make)
+            turn.append((time.perf_counter() - begin, outside))
+        return turn
+
+    def our_turn() -> Seconds:
+        watched = time.clock_gettime(thread)
+        marks = [(time.perf_counter(), inside.total)]
+
+        def told(step: Step) -> None:
+            progress.step(step.losses["total"].item())
+            marks.append((time.perf_counter(), inside.total))
+
         train(
             backend,
             make,
-            steps=1,
+            steps=TURN,
             accumulation=cases.ACCUMULATION,
             clock=Clock(backend.device),
             watch=watch,
-            after_step=lambda step: progress.step(step.losses["total"].item()),
+            after_step=told,
         )
-        took = time.perf_counter() - begin
-        return took - (inside.total - engine) + time.clock_gettime(thread) - watched
+        marks[-1] = time.perf_counter(), inside.total  # what the call itself costs belongs to its steps
+        watching = (time.clock_gettime(thread) - watched) / TURN
+        spent = [(end - begin, after - before) for (begin, before), (end, after) in itertools.pairwise(marks)]
+        return [(took, took - engine + watching) for took, engine in spent]
 
-    sides = {"bare": lambda: bare(backend, make), "ours": ours}
+    sides = {"bare": bare_turn, "ours": our_turn}
     times: dict[str, list[float]] = {name: [] for side in sides for name in (side, f"{side}_outside")}
     inside = Inside(backend)
     thread = time.pthread_getcpuclockid(watch.thread_id)
-    for pair in range(WARMUP + pairs):
+    for pair in range(1 + -(-pairs // TURN)):
         for side in sides if pair % 2 else reversed(sides):
-            took, outside = seconds(sides[side], backend)
-            if pair >= WARMUP:
-                times[side].append(took)
-                times[f"{side}_outside"].append(outside)
+            backend.gather(None)  # all ranks start together
+            turn = sides[side]()
+            if pair:  # the first is the warm-up
+                times[side] += [took for took, _ in turn]
+                times[f"{side}_outside"] += [outside for _, outside in turn]
     everyone = backend.gather(times)
     if world.rank == 0:
-        slowest = {side: [max(rank[side][i] for rank in everyone) for i in range(pairs)] for side in times}
+        slowest = {side: [max(each) for each in zip(*(rank[side] for rank in everyone), strict=True)] for side in times}
         (folder / "times.json").write_text(json.dumps(slowest))
     backend.gather(None)
     watch.finish()

@@ -19,6 +19,7 @@ from backends.world import World
 from bench.collectives.rank import Barrier
 from bench.cores import apply_threads, settle
 from bench.flags import parse
+from bench.heap import keep_freed
 
 BATCHES = 4  # steps whose samples are made beforehand, and then taken again
 
@@ -54,6 +55,7 @@ class Stepper:
         self.backend.setup(workload.build(), factory)
         self.clock = Clock(self.backend.device)
         self.steps(count=2)
+        gc.freeze()  # what is there stays: each later collection would go through all of it
 
     def steps(self, count: int) -> dict[str, Any]:
         """Nanoseconds of each step on this rank, all ranks starting together, and the total loss of the last."""
@@ -88,6 +90,7 @@ def main() -> int:
     world = World.from_env()
     cores = settle(world, bind=True)
     threads = apply_threads(cores)
+    keep_freed()
     door = socket.socket(socket.AF_UNIX)
     door.connect(address)
     with Connection(door.detach()) as link:

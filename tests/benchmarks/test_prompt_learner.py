@@ -10,7 +10,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from model.prompt_learner import PromptLearner
 from tests.benchmarks.test_step import interval
 
-IMAGES = 4
+IMAGES = 2
 PAIRS = 2
 CHANNELS, WIDTH, SIDE = (4, 16, 64, 256, 1024), 4096, 224
 MOST = 0.8  # 98 % of the values are in a kernel that is read, and whose gradient is written, once a pass
