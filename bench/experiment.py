@@ -1,6 +1,5 @@
 """What is done with one engine: set up, warm up, restore, train under the clock, and prove that it was the same training."""
 
-import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,15 +12,15 @@ from bench.config import RunConfig
 from bench.curve import Curve
 from bench.keeper import Keeper
 from bench.loop import Step, train
-from bench.measure.clock import Clock
 from bench.measure.makeup import AtPeak
-from bench.measure.memory import Activations, PeakMemory, bytes_held, device_memory, give_back_freed
+from bench.measure.memory import PeakMemory, give_back_freed
 from bench.memory_model import Shapes, derived, paper
 from bench.perturbed import perturbed
 from bench.progress import Progress
 from bench.proof import mean_losses, prove, refuse_skipped, summary
 from bench.schedule import lr_at
 from bench.trained import evaluate_trained
+from bench.warmup import warm_up
 from bench.watch import Watch
 from bench.window import Window
 from bench.workload import Workload, optimizer_factory
@@ -32,6 +31,47 @@ def measure(
     backend: Backend, workload: Workload, config: RunConfig, watch: Watch, scratch: Path, keeper: Keeper
 ) -> dict[str, Any]:
     """Everything that one run measures, as record fields; whole on rank 0, the other ranks help. `scratch` is shared by all."""
+    memory, last = set_up(backend, workload, config, watch, scratch, keeper)
+    window, curve = Window(backend), Curve(backend, workload, watch)
+    steps = timed(backend, workload, config, watch, keeper, window, curve, last)
+    kept = keeper.close()
+
+    watch.at(backend.steps, "gather")
+    clock = window.clock
+    rank = {
+        "step_s": clock.step_s,
+        "data_s": clock.data_s,
+        "load": window.load.seconds,
+        "memory": memory | window.allocator.fields,
+        "checkpoints": kept,
+    }
+    watch.measured |= rank
+    losses = mean_losses(backend, steps)
+    state = backend.full_state()
+    result: dict[str, Any] = {
+        "asked": backend.asked(),
+        "applied": backend.applied(),
+        "native": getattr(backend, "native", None),
+        "losses": keeper.losses + losses,
+        "grad_norms": keeper.norms + [step.info.grad_norm for step in steps],
+        "skipped_steps": 0,
+        "parameters": summary(state),
+        **window.counted(len(steps)),
+        **save(backend, workload, config, state),
+    }
+    result |= perturbed(backend, workload, config, watch)
+    result["proof"] = prove(backend, workload, config, watch)
+    backend.release()
+    result["evaluation"] = evaluate_trained(backend, workload, state, watch)
+    result["ranks"] = backend.gather(rank)
+    result["curve"] = curve.record(result["ranks"])
+    return result
+
+
+def set_up(
+    backend: Backend, workload: Workload, config: RunConfig, watch: Watch, scratch: Path, keeper: Keeper
+) -> tuple[dict[str, Any], int]:
+    """Model and engine, ready for the first timed step: this rank's memory fields, and the number of the step to end at."""
     training = config.training
     factory = optimizer_factory(
         training.optimizer,
@@ -52,12 +92,23 @@ def measure(
         backend.load(config.output.load)
     last = backend.steps + workload.steps
     keeper.go_on(last)
-    left = last - backend.steps
-    workload.make_ahead(range(backend.steps, backend.steps + max(left, config.measure.warmup)))
-    memory |= warm_up(backend, workload, config, watch, scratch, peak, moment)
+    workload.make_ahead(range(backend.steps, max(last, backend.steps + config.measure.warmup)))
+    return memory | warm_up(backend, workload, config, watch, scratch, peak, moment), last
 
-    window, curve, steps = Window(backend), Curve(backend, workload, watch), list[Step]()
-    clock = window.clock
+
+def timed(
+    backend: Backend,
+    workload: Workload,
+    config: RunConfig,
+    watch: Watch,
+    keeper: Keeper,
+    window: Window,
+    curve: Curve,
+    last: int,
+) -> list[Step]:
+    """The steps up to number `last`, under the clock of `window`, which stands while the curve evaluates."""
+    steps: list[Step] = []
+    training, left, clock = config.training, last - backend.steps, window.clock
     watch.measured |= {"step_s": clock.step_s, "data_s": clock.data_s}
     progress = Progress(
         f"{config.engine.label} x{backend.world.size}",
@@ -82,47 +133,19 @@ def measure(
                 after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
             )
     refuse_skipped(steps)
-    kept = keeper.close()
-    memory |= window.allocator.fields
+    return steps
 
-    watch.at(backend.steps, "gather")
-    rank = {
-        "step_s": clock.step_s,
-        "data_s": clock.data_s,
-        "load": window.load.seconds,
-        "memory": memory,
-        "checkpoints": kept,
+
+def save(backend: Backend, workload: Workload, config: RunConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write what the flags ask for; where it went, as record fields."""
+    checkpoint, export = config.output.save, config.output.export
+    if checkpoint is not None:
+        backend.save(checkpoint)
+    if export is not None and backend.world.rank == 0:
+        save_delta(state, export, config=workload.model_config)
+    return {
+        name: None if path is None else str(path) for name, path in (("checkpoint", checkpoint), ("export", export))
     }
-    watch.measured |= rank
-    losses = mean_losses(backend, steps)
-    state = backend.full_state()
-    parameters = summary(state)
-    result: dict[str, Any] = {
-        "asked": backend.asked(),
-        "applied": backend.applied(),
-        "native": getattr(backend, "native", None),
-        "losses": keeper.losses + losses,
-        "grad_norms": keeper.norms + [step.info.grad_norm for step in steps],
-        "skipped_steps": 0,
-        "parameters": parameters,
-        **window.counted(len(steps)),
-        "checkpoint": None,
-        "export": None,
-    }
-    if config.output.save is not None:
-        backend.save(config.output.save)
-        result["checkpoint"] = str(config.output.save)
-    if config.output.export is not None:
-        if backend.world.rank == 0:
-            save_delta(state, config.output.export, config=workload.model_config)
-        result["export"] = str(config.output.export)
-    result |= perturbed(backend, workload, config, watch)
-    result["proof"] = prove(backend, workload, config, watch)
-    backend.release()
-    result["evaluation"] = evaluate_trained(backend, workload, state, watch)
-    result["ranks"] = backend.gather(rank)
-    result["curve"] = curve.record(result["ranks"])
-    return result
 
 
 def expected(shapes: Shapes, config: RunConfig, backend: Backend) -> dict[str, Any]:
@@ -132,61 +155,3 @@ def expected(shapes: Shapes, config: RunConfig, backend: Backend) -> dict[str, A
         "derived": derived(label, shapes, optimizer=rule, rank=world.rank, ranks=world.size),
         "paper": paper(label, shapes, optimizer=rule, ranks=world.size),
     }
-
-
-def warm_up(
-    backend: Backend,
-    workload: Workload,
-    config: RunConfig,
-    watch: Watch,
-    scratch: Path,
-    peak: PeakMemory,
-    moment: AtPeak,
-) -> dict[str, Any]:
-    """Steps that are not timed, with memory watched; afterwards the state is what it was before. Returns bytes by name."""
-    if not config.measure.warmup:
-        return {"peak_bytes": None, "peak_bytes_reason": "memory is watched during warm-up, and --warmup is 0"}
-    saved = scratch / "before_warmup"
-    backend.save(saved)
-    give_back_freed()
-    peak.take()
-    held: dict[str, int] = {}
-    kept = Activations(moment.look)
-    data = {"data": workload.kept_bytes()}
-    moment.begin(
-        lambda: {**bytes_held(backend.holdings()), "activations": kept.alive(), **data}, backend.shared_bytes()
-    )
-
-    def batches(step: int, micro: int) -> Mapping[str, Tensor]:
-        kept.next_micro_batch()
-        return workload.batches(step, micro)
-
-    def look() -> None:
-        held.update(bytes_held(backend.holdings()))
-        moment.look()
-
-    with kept, moment:
-        steps = train(
-            backend,
-            batches,
-            steps=config.measure.warmup,
-            accumulation=config.training.accumulation,
-            clock=Clock(backend.device),
-            watch=watch,
-            before_update=look,
-            after_step=lambda step: moment.look(),
-        )
-    refuse_skipped(steps)
-    found: dict[str, Any] = {"peak_bytes": peak.take(), **held, "activations": kept.peak_bytes, **data}
-    found["at_peak"] = moment.parts()
-    if found["at_peak"] is None:
-        found["at_peak_reason"] = (
-            "needs the CPU, Linux and glibc 2.33: the kernel's mappings and malloc's own count are read"
-        )
-    found |= device_memory(backend.device)
-    watch.at(backend.steps, "setup")
-    backend.load(saved)
-    backend.gather(None)
-    if backend.world.rank == 0:
-        shutil.rmtree(saved)
-    return found

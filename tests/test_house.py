@@ -183,6 +183,15 @@ def test_the_readmes_tree_lists_every_file_and_no_other():
     assert [path for path in sorted(listed - exist) if not (ROOT / path).is_file()] == []
 
 
+def test_each_field_of_a_record_is_told_once():
+    tables = [part for part in (ROOT / "results/README.md").read_text().split("\n\n") if part.startswith("| ")]
+    assert tables
+    for table in tables:
+        fields = [row.split("|")[1] for row in table.splitlines()]
+        assert len(fields) > 2
+        assert [field for field in fields if fields.count(field) > 1] == []
+
+
 @pytest.mark.parametrize("command", ["make bench", "make test"])
 def test_the_readme_shows_the_command(command):
     assert command in (ROOT / "README.md").read_text()

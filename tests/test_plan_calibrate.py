@@ -95,8 +95,10 @@ def test_calibrated_on_one_and_two_ranks_four_are_predicted():
 
 def cut(row: Seen, accumulation: int) -> Seen:
     """The same batch in other micro-batches."""
-    batch = row.work.micro_batch * row.work.accumulation
-    return replace(row, work=replace(row.work, micro_batch=batch // accumulation, accumulation=accumulation))
+    batch, cost = row.work.micro_batch * row.work.accumulation, row.work.cost
+    padded = {**cost, "forward": {part: flops * 1.0001**accumulation for part, flops in cost["forward"].items()}}
+    again = replace(row.work, cost=padded, micro_batch=batch // accumulation, accumulation=accumulation)
+    return replace(row, work=again)
 
 
 def taken(row: Seen, constants: Constants) -> Seen:
@@ -236,6 +238,22 @@ def test_calibrated_on_two_hosts_and_two_links_others_are_predicted(seed):
         assert np.median(errors) < 0.1
         assert max(errors) < 0.2
     assert len(calibrate_command.held_out([row for row in every if row not in fitted], found.constants)) == len(ENGINES)
+
+
+def test_what_an_engine_hides_is_not_left_to_the_noise_of_two_rows(monkeypatch):
+    """Two rows that show nearly the same, by noise: alone they would mean that all is hidden."""
+    draw = np.random.default_rng(5)
+    true = replace(LINKED, hidden=dict.fromkeys(ENGINES, Value(0.1)))
+    told = [hosted("single", 1, None, draw, true)]
+    told += [hosted(engine, 2, link, draw, true) for engine in ENGINES for link in (GBIT, 10 * GBIT)]
+    for at, row in enumerate(told):
+        if row.engine == "horovod":
+            told[at] = replace(row, communication_s=row.communication_s * (0.6 if row.bandwidth == GBIT else 2.0))
+    pooled = calibrate(told, cores=2, source="made").constants.hidden["horovod"].value
+    monkeypatch.setattr(network_fit, "ALIKE", 1e3)
+    alone = calibrate(told, cores=2, source="made").constants.hidden["horovod"].value
+    assert alone > 0.9
+    assert pooled < 0.7
 
 
 def test_micro_batches_that_cost_something_are_predicted_where_there_are_smaller_ones():

@@ -33,9 +33,11 @@ def alone(one: Sequence[Seen]) -> tuple[float, float]:
 
 def cut_differently(rows: Sequence[Seen]) -> bool:
     """Whether runs of one rank and one engine cut one batch into different numbers of micro-batches."""
-    cuts: dict[tuple[str, float], set[int]] = {}
+    cuts: dict[tuple[str, int, int], set[int]] = {}
     for row in (each for each in rows if each.ranks == 1):
-        cuts.setdefault((row.engine, _flops(row)), set()).add(row.work.accumulation)
+        # not by FLOPs: texts are padded to the longest of their micro-batch, so another cut has a few more
+        batch = row.engine, row.work.samples, int(row.work.cost["gradient_bytes"])
+        cuts.setdefault(batch, set()).add(row.work.accumulation)
     return any(len(each) > 1 for each in cuts.values())
 
 

@@ -2,7 +2,9 @@
 
 Least squares of (predicted - measured) / step over rows, with the time model itself: what is hidden is bounded by the compute there
 is, which no linear model knows. Of the nominal bandwidth, headers of Ethernet, IP and TCP leave 1448 of 1514 bytes: a
-prior for the share, which would else stand in for what is hidden; and latency has one.
+prior for the share, which would else stand in for what is hidden; and latency has one. What engines hide is alike, as far as their
+rows do not tell otherwise (partial pooling; Gelman & Hill 2007, chapter 12): two links alone would leave hidden and call_s of an engine
+to the noise of two rows.
 """
 
 import math
@@ -21,7 +23,8 @@ from bench.plan.time import prediction as time
 from bench.plan.time.constants import Constants, Value
 
 SHARE = (1448 / 1514, 0.03)  # mean and standard deviation of the prior
-HALF = (0.5, 0.5)  # of what an engine hides
+HALF = (0.5, 5.0)  # of what engines hide at the mean: next to nothing is known of it beforehand
+ALIKE = 0.25  # standard deviation of an engine's share around that mean
 LATENCY = (3e-5, 1e-4)  # seconds, TCP's: between two hosts a ring's messages and its calls can't be told apart
 SCALES = {"latency_s": 1e-4, "byte_s": 1e-10, "call_s": 1e-3}  # so that every unknown is about 1
 NOISE = 0.03  # of a row, relative to its step: what weighs the rows against the priors
@@ -46,6 +49,7 @@ def fit(rows: Sequence[Seen], constants: Constants) -> Constants:
     names = [*whole, *(("hidden", e) for e in engines), *(("call_s", e) for e in engines)]
     bounds = np.array([_bounds(name) for name, _ in names]).T
     begin = np.array([{"network_share": SHARE[0], "hidden": HALF[0]}.get(name, 0.1) for name, _ in names])
+    bounds, begin = np.column_stack([bounds, (0.0, 1.0)]), np.append(begin, HALF[0])  # the last: the mean of hidden
 
     boxes = [box(row) for row in rows]
 
@@ -53,8 +57,8 @@ def fit(rows: Sequence[Seen], constants: Constants) -> Constants:
         told = _with(constants, names, x)
         off = [(_shows(r, b, told) - (r.communication_s or 0.0)) / r.step_s for r, b in zip(rows, boxes, strict=True)]
         prior = [(x[0] * SCALES["latency_s"] - LATENCY[0]) / LATENCY[1], (x[2] - SHARE[0]) / SHARE[1]]
-        weak = [0.1 * (x[3 + at] - HALF[0]) / HALF[1] for at in range(len(engines))]
-        return np.concatenate([np.array(off) / NOISE, prior, weak])
+        alike = [(share - x[-1]) / ALIKE for share in x[3 : 3 + len(engines)]]
+        return np.concatenate([np.array(off) / NOISE, prior, alike, [(x[-1] - HALF[0]) / HALF[1]]])
 
     done = least_squares(residuals, begin, bounds=(bounds[0], bounds[1]), loss="soft_l1", x_scale="jac", max_nfev=MOST)
     left = residuals(done.x)[: len(rows)] * NOISE

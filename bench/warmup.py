@@ -1,0 +1,76 @@
+"""Steps before the clock, with memory watched: what they change is undone afterwards."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from backends.base import Backend
+from bench.config import RunConfig
+from bench.loop import train
+from bench.measure.clock import Clock
+from bench.measure.makeup import AtPeak
+from bench.measure.memory import Activations, PeakMemory, bytes_held, device_memory, give_back_freed
+from bench.proof import refuse_skipped
+from bench.watch import Watch
+from bench.workload import Workload
+
+
+def warm_up(
+    backend: Backend,
+    workload: Workload,
+    config: RunConfig,
+    watch: Watch,
+    scratch: Path,
+    peak: PeakMemory,
+    moment: AtPeak,
+) -> dict[str, Any]:
+    """Steps that are not timed, with memory watched; afterwards the state is what it was before. Returns bytes by name."""
+    if not config.measure.warmup:
+        return {"peak_bytes": None, "peak_bytes_reason": "memory is watched during warm-up, and --warmup is 0"}
+    saved = scratch / "before_warmup"
+    backend.save(saved)
+    give_back_freed()
+    peak.take()
+    held: dict[str, int] = {}
+    kept = Activations(moment.look)
+    data = {"data": workload.kept_bytes()}
+    moment.begin(
+        lambda: {**bytes_held(backend.holdings()), "activations": kept.alive(), **data}, backend.shared_bytes()
+    )
+
+    def batches(step: int, micro: int) -> Mapping[str, Tensor]:
+        kept.next_micro_batch()
+        return workload.batches(step, micro)
+
+    def look() -> None:
+        held.update(bytes_held(backend.holdings()))
+        moment.look()
+
+    with kept, moment:
+        steps = train(
+            backend,
+            batches,
+            steps=config.measure.warmup,
+            accumulation=config.training.accumulation,
+            clock=Clock(backend.device),
+            watch=watch,
+            before_update=look,
+            after_step=lambda step: moment.look(),
+        )
+    refuse_skipped(steps)
+    found: dict[str, Any] = {"peak_bytes": peak.take(), **held, "activations": kept.peak_bytes, **data}
+    found["at_peak"] = moment.parts()
+    if found["at_peak"] is None:
+        found["at_peak_reason"] = (
+            "needs the CPU, Linux and glibc 2.33: the kernel's mappings and malloc's own count are read"
+        )
+    found |= device_memory(backend.device)
+    watch.at(backend.steps, "setup")
+    backend.load(saved)
+    backend.gather(None)
+    if backend.world.rank == 0:
+        shutil.rmtree(saved)
+    return found
