@@ -77,7 +77,7 @@ class Training:
     global_batch: int = 8
     """Samples of all ranks and micro-batches in one optimizer step."""
     accumulation: int = 2
-    """Micro-batches a rank takes one after the other in one step."""
+    """Micro-batches a rank takes one after the other in one step; not given: 1 where so many ranks leave no more."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Update rule; the published training uses adamw."""
     lr: float = 1e-3

@@ -1,6 +1,7 @@
 """The command line of one run: its flags are the fields of the configuration."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import tyro
@@ -29,6 +30,15 @@ def parse(argv: Sequence[str], *, prog: str = "bench.run") -> RunConfig:
     if varied is None:
         return tyro.cli(RunConfig, args=own, prog=prog, description=DESCRIPTION, config=settings)
     return tyro.cli(RunConfig, args=own, prog=prog, default=varied, description=DESCRIPTION, config=settings)
+
+
+def cut(config: RunConfig, argv: Sequence[str], ranks: int) -> RunConfig:
+    """With one micro-batch a step where so many ranks leave no more of the batch, and `argv` does not ask for several."""
+    asked = any(word.partition("=")[0] == "--accumulation" for word in argv)
+    training = config.training
+    if asked or training.global_batch % ranks or not training.global_batch % (ranks * training.accumulation):
+        return config
+    return replace(config, training=replace(training, accumulation=1))
 
 
 def defaults(argv: Sequence[str]) -> RunConfig | None:

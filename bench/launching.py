@@ -2,12 +2,12 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import tyro
 
 from bench.config import RunConfig
-from bench.flags import defaults
+from bench.flags import cut, defaults
 from bench.hosts.asked import Where
 from bench.restarts import Restarts
 
@@ -35,11 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bench.report import load
     from bench.report.rows import cause
 
-    asked = parse(list(sys.argv[1:] if argv is None else argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    asked = parse(words)
     hosts = asked.where.find()
     ranks = asked.ranks if asked.ranks is not None else description.slots(hosts) if hosts else 1
     if asked.run.engine.backend == "single" and asked.ranks is None:
         ranks = 1
+    asked = replace(asked, run=cut(asked.run, words, ranks))
     if asked.dry_run and hosts is None:
         print(elastic.command(asked.run, ranks, asked.restarts))
         return 0

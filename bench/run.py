@@ -23,7 +23,7 @@ from bench.config import ConfigError, RunConfig
 from bench.cores import Cores, apply_threads, settle
 from bench.environment import commit, snapshot
 from bench.failure import Failure, leave_word
-from bench.flags import parse
+from bench.flags import cut, parse
 from bench.heap import keep_freed
 from bench.watch import EXIT_FAILED, Watch
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not first:
         sys.stderr = open("/dev/null", "w")  # noqa: SIM115 - until the flags are read
     try:
-        config = parse(arguments)
+        config = cut(parse(arguments), arguments, world.size)
     except SystemExit as leaving:
         return leave(int(leaving.code or 0), first)
     sys.stderr = sys.__stderr__

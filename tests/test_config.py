@@ -10,7 +10,7 @@ import pytest
 
 from backends.tuning import Tuning
 from bench.config import Checkpoints, ConfigError, Engine, Measure, Output, RunConfig, Training, Workload
-from bench.flags import parse
+from bench.flags import cut, parse
 
 FLAGS = {  # users type these and scripts hold them: a name that changes here breaks both
     "--checkpoint-every",
@@ -358,3 +358,19 @@ def test_every_field_was_asked_about():
     fields -= {("tuning", each.name) for each in dataclasses.fields(Tuning)}  # no engine has all: test_tuning.py
     assert fields - asked == {("engine", "zero_stage"), ("engine", "offload_optimizer")}  # of deepspeed alone
     assert FULL.experiment_id() == dataclasses.replace(FULL, engine=Engine(backend="single")).experiment_id()
+
+
+@pytest.mark.parametrize(
+    ("flags", "ranks", "accumulation"),
+    [
+        ([], 2, 2),
+        ([], 8, 1),  # a sample a rank
+        (["--global-batch", "16"], 8, 2),
+        (["--accumulation", "2"], 8, 2),  # asked for: an error, told elsewhere
+        (["--accumulation=2"], 8, 2),
+        ([], 3, 2),
+    ],
+)
+def test_a_batch_that_leaves_a_rank_one_sample_is_one_micro_batch(flags, ranks, accumulation):
+    words = ["--backend", "ddp", *flags]
+    assert cut(parse(words), words, ranks).training.accumulation == accumulation

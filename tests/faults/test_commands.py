@@ -137,8 +137,6 @@ def test_eight_ranks_on_fewer_cores_are_marked(folder: Path) -> None:
         "bench.run",
         "--backend",
         "horovod",
-        "--global-batch",
-        "16",
         *QUICK,
         "--results",
         folder,
