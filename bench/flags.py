@@ -33,10 +33,10 @@ def parse(argv: Sequence[str], *, prog: str = "bench.run") -> RunConfig:
 
 
 def cut(config: RunConfig, argv: Sequence[str], ranks: int) -> RunConfig:
-    """With one micro-batch a step where so many ranks leave no more of the batch, and `argv` does not ask for several."""
+    """With one micro-batch a step where a rank gets fewer samples than micro-batches, and `argv` does not ask for them."""
     asked = any(word.partition("=")[0] == "--accumulation" for word in argv)
     training = config.training
-    if asked or training.global_batch % ranks or not training.global_batch % (ranks * training.accumulation):
+    if asked or training.global_batch % ranks or training.global_batch // ranks >= training.accumulation:
         return config
     return replace(config, training=replace(training, accumulation=1))
 

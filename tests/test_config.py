@@ -369,6 +369,7 @@ def test_every_field_was_asked_about():
         (["--accumulation", "2"], 8, 2),  # asked for: an error, told elsewhere
         (["--accumulation=2"], 8, 2),
         ([], 3, 2),
+        (["--global-batch", "7"], 1, 2),
     ],
 )
 def test_a_batch_that_leaves_a_rank_one_sample_is_one_micro_batch(flags, ranks, accumulation):
