@@ -14,7 +14,10 @@ from dataclasses import astuple, dataclass
 import torch
 
 ARENA = 64 * 2**20  # glibc aligns the heaps of its arenas to this (HEAP_MAX_SIZE)
-GROWTH = 1.01  # a look is taken where the resident set is larger than at the last by this
+GROWTH, LEAST = (
+    0.01,
+    2**20,
+)  # a look is taken where what is resident above the base has grown by this share, at least so many bytes
 PERIOD_S = 0.001  # between two looks of the thread
 PAGE = os.sysconf("SC_PAGE_SIZE")
 SLACK = 4 * 2**20  # the kernel's count of resident pages lags by its per-core batches
@@ -129,7 +132,7 @@ class AtPeak:
         self.named, self.shared = named, shared
         self._last = dict(named()) if self.base is not None else {}
         self._most: tuple[Makeup, Mapping[str, int]] | None = None
-        self._largest = 0.0
+        self._largest, self._floor = 0.0, _resident() if self.base is not None else 0
 
     def look(self, *, aside: bool = False) -> None:
         """Read the resident set (microseconds), and all else where it has grown (milliseconds).
@@ -141,7 +144,8 @@ class AtPeak:
             return
         try:
             resident = _resident()
-            if resident > self._largest * GROWTH and (now := makeup()) and now.whole(max(resident, _resident())):
+            more = max(LEAST, GROWTH * (self._largest - self._floor))
+            if resident > self._largest + more and (now := makeup()) and now.whole(max(resident, _resident())):
                 if not aside:
                     self._last = dict(self.named())
                 if not aside or self._named_bytes(self._last) <= self._used(now - self.base):
