@@ -21,13 +21,10 @@ ORDER = ("join", "build", "setup", "data", "forward", "backward", "checkpoint", 
 # Fetching and converting pretrained towers, once in a machine's life; building a model and giving it to an engine; a disk.
 SLOW_PHASES = {"build": 1800.0, "setup": 600.0, "evaluate": 600.0, "checkpoint": 600.0}
 BEATS_S = 5.0  # between two readings of all heartbeats while this rank gets on
-SILENT_S = (
-    60.0  # a process that shows no sign of life at all, or for three times the limit; less may be one that imports
-)
-FOLLOWS = (
-    "launcher",
-    "interrupted",
-)  # what ends the others once one has failed, the surer first: never before another cause
+# A process that shows no sign of life at all, this long or for three times the limit; after less it may be importing.
+SILENT_S = 60.0
+# What ends the others once one has failed, the surer first: never before another cause.
+FOLLOWS = ("launcher", "interrupted")
 UNPLUGGED = "unplugged"  # begins the end of a beat where the host's interface has no link: since when
 
 

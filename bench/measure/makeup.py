@@ -14,10 +14,8 @@ from dataclasses import astuple, dataclass
 import torch
 
 ARENA = 64 * 2**20  # glibc aligns the heaps of its arenas to this (HEAP_MAX_SIZE)
-GROWTH, LEAST = (
-    0.01,
-    2**20,
-)  # a look is taken where what is resident above the base has grown by this share, at least so many bytes
+GROWTH = 0.01  # a look is taken where what is resident above the base has grown by this share since the last,
+LEAST = 2**20  # and by at least so many bytes
 PERIOD_S = 0.001  # between two looks of the thread
 PAGE = os.sysconf("SC_PAGE_SIZE")
 SLACK = 4 * 2**20  # the kernel's count of resident pages lags by its per-core batches
