@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from bench import wire
 from bench.__main__ import main
 from bench.lab import holder, kept, laboratory, rights, stream
+from bench.lab.host import INTERFACE
 from bench.lab.lab import ROOT, Lab
 from bench.lab.link import Link
 from bench.lab.rights import LabError
@@ -30,6 +32,12 @@ def on(lab: Lab, host: str, script: str) -> str:
     """What a shell on that host prints."""
     words = [*lab.named(host).enter(lab.state), "sh", "-ec", script]
     return subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+def came(lab: Lab) -> int:
+    """Bytes that host2 received since it stands, by the kernel."""
+    table = Path(f"/proc/{lab.named('host2').pid}/net/dev").read_text()
+    return int(table.partition(f"{INTERFACE}:")[2].split()[0])
 
 
 def devices() -> str:
@@ -121,6 +129,24 @@ def test_a_link_has_its_rate_in_both_directions_and_can_be_changed(lab: Lab) -> 
     assert lab.hosts[1].shaped(lab.switch) == "cut"
     lab.hosts[1].cable(lab.switch, plugged=True)
     assert lab.hosts[1].shaped(lab.switch) == "50mbit"
+
+
+@needs_lab
+def test_what_waits_at_a_link_goes_on_when_it_becomes_slower(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A packet that waits for a burst of 125 kB must not wait for ever when the link's bursts are of 32 from now on."""
+    monkeypatch.setattr(stream, "LIMIT_S", 15.0)
+    fast = Link.read("1gbit")
+    for _ in range(2):
+        lab.reshape(fast)
+        begun = came(lab)
+        with ThreadPoolExecutor(1) as pool:
+            sent = pool.submit(stream.measure, lab, "host1", "host2")
+            while came(lab) < begun + 10e6 and not sent.done():
+                time.sleep(0.001)
+            lab.reshape(Link.read("100mbit"), only=lab.named("host2"))
+            most = fast.payload_rate(lab.mtu)
+            assert most is not None
+            assert sent.result() < 0.9 * most  # it was under way when the link changed
 
 
 @needs_lab

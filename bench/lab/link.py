@@ -9,6 +9,7 @@ UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 UNSHAPED = "none"
 BURST_S = 1e-3  # of sending at full rate: a timer that is late by less costs nothing
 LEAST_BURST, MOST_GSO, LEAST_GSO = 32 * 1024, 65536, 9216
+MOST_HANDLE = 0xFFFE
 BUFFER_S, LEAST_BUFFER = 0.02, 1 << 20  # what waits before the link, as in a switch: no loss until then
 HEADERS = 66  # Ethernet 14, IPv4 20, TCP 20 with its timestamps 12
 IN_FRAME = HEADERS - 14  # of these inside the MTU
@@ -53,9 +54,12 @@ class Link:
         return None if self.rate is None else self.rate * (mtu - IN_FRAME) / (mtu + HEADERS - IN_FRAME)
 
     def shape(self, device: str, verb: str = "replace") -> list[str]:
-        """The command that gives a device this rate for what it sends."""
+        """The command that gives a device this rate for what it sends. Another burst makes another queue (its handle tells):
+        a packet that waits in the old one, longer than the new burst, would wait for ever, and TCP with it.
+        """
         if self.rate is None:
             return ["tc", "qdisc", verb, "dev", device, "root", "pfifo", "limit", "10000"]
         buffer = max(LEAST_BUFFER, round(self.rate / 8 * BUFFER_S))
         shaped = f"tbf rate {round(self.rate)}bit burst {self.burst_bytes}b limit {buffer + self.burst_bytes}b"
-        return ["tc", "qdisc", verb, "dev", device, "root", *shaped.split()]
+        handle = f"{min(self.burst_bytes // 1024, MOST_HANDLE):x}:"
+        return ["tc", "qdisc", verb, "dev", device, "root", "handle", handle, *shaped.split()]

@@ -14,7 +14,7 @@ from tests.parity.conftest import BIN, LAUNCHERS
 WORKER = Path(__file__).with_name("overhead.py")
 ALLOWED = 0.01
 # 400 on a quiet machine show the ratio itself to within half a percent
-PAIRS = int(os.environ.get("RINGZERO_PAIRS", 24))
+PAIRS = int(os.environ.get("RINGZERO_PAIRS", 16))
 SHARED = {"horovod": 2}  # its own thread shares the core with what is measured: so many times the pairs
 
 
