@@ -15,7 +15,7 @@ WORKER = Path(__file__).with_name("overhead.py")
 ALLOWED = 0.01
 # 400 on a quiet machine show the ratio itself to within half a percent
 PAIRS = int(os.environ.get("RINGZERO_PAIRS", 16))
-SHARED = {"horovod": 2}  # its own thread shares the core with what is measured: so many times the pairs
+SHARED = {"horovod": 2, "ring-torch": 2}  # its thread shares the core with what is measured: so many times the pairs
 
 
 def interval(ratios: np.ndarray, resamples: int = 4000) -> tuple[float, float]:
