@@ -6,6 +6,7 @@ The far hosts are sessions of this machine behind an ssh client of the tests' ow
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from bench.config import Engine, Measure, Output, RunConfig, Training
 from bench.hosts import conduct, description, spread, start, tether
 from bench.hosts.blame import Said, blame
 from bench.hosts.description import Host
-from bench.hosts.ssh import Ssh
+from bench.hosts.ssh import BIN, VARIABLE, Ssh
 from bench.launchers import Command
 
 pytestmark = pytest.mark.timeout(90)
@@ -361,6 +362,15 @@ def test_mpirun_and_horovodrun_reach_the_other_host_by_our_ssh(backend: str, tmp
     assert "rank 1 of localhost:1,127.0.0.2:1" in said
     assert set(reached.read_text().split()) == {"127.0.0.2"}
     assert blamed == {"host": "127.0.0.2", "rank": 1, "cause": "launcher", "message": "ended with status 3"}
+
+
+def test_the_agent_ends_as_its_command_does_though_nobody_holds_its_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a launcher's command that was typed by hand; the other host's processes are to be seen here."""
+    monkeypatch.delenv(tether.MARK, raising=False)
+    monkeypatch.setenv(VARIABLE, shlex.join(SSH.argv()))
+    monkeypatch.setenv("RINGZERO_PYTHON", sys.executable)
+    asked = [str(BIN / "ssh"), "-o", "ConnectTimeout=10", "127.0.0.2", "exit 3"]
+    assert subprocess.run(asked, timeout=30).returncode == 3
 
 
 def test_real_ranks_on_two_hosts(tmp_path: Path) -> None:

@@ -78,8 +78,9 @@ def main(words: Sequence[str]) -> int:
     silent = os.environ.get(SILENT)
     silent_s = float(silent) if silent else None
     spec = Spec(["/bin/sh", "-c", text], scratch=os.environ.get(SCRATCH), mark=mark, silent_s=silent_s)
-    # not the mark: whoever ends this process waits for the connection, which stays until all is over there
-    env = {name: value for name, value in os.environ.items() if name != MARK} | {FAR: inherited or mark}
+    env = {name: value for name, value in os.environ.items() if name != MARK}
+    if inherited:
+        env[FAR] = inherited  # not the mark: whoever ends this process waits for the connection, which stays to the end
     connection = subprocess.Popen(
         tethered([*real, *options], host), stdin=subprocess.PIPE, env=env, start_new_session=True
     )
