@@ -88,6 +88,11 @@ def leave_word(error: BaseException, message: str) -> None:
         pass  # another rank was first, or nothing can be written: the log has the message too
 
 
+def launched() -> bool:
+    """Whether somebody launched this process who keeps its record, and tells where."""
+    return WORD in os.environ
+
+
 def memory_kills(root: Path = Path("/")) -> int | None:
     """Processes that the kernel has killed for memory since it started; None where it does not count them."""
     try:

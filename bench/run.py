@@ -22,7 +22,7 @@ from backends.world import LaunchError, World
 from bench.config import ConfigError, RunConfig
 from bench.cores import Cores, apply_threads, settle
 from bench.environment import commit, snapshot
-from bench.failure import Failure, leave_word
+from bench.failure import Failure, launched, leave_word
 from bench.flags import cut, parse
 from bench.heap import keep_freed
 from bench.watch import EXIT_FAILED, Watch
@@ -129,7 +129,7 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
         path = file.finish(content)
         if path != file.path:
             print(f"bench.run: {file.path.parent} took no more data; the record is {path}", file=sys.stderr)
-        print_summary(content, path)
+        print_summary(content, None if launched() else path)
     backend.gather(None)  # the record stands before anybody leaves
     watch.finish()
     backend.gather(None)  # nobody looks any more: the folder may go

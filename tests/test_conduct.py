@@ -384,8 +384,11 @@ def test_real_ranks_on_two_hosts(tmp_path: Path) -> None:
     build = start.builder(
         description.parse("a:1,b:1"), Ssh(f"{SSH.command} --log {reached}"), master="127.0.0.1", interface="lo"
     )
-    record = json.loads(launch.run(config, 2, build=build, limit_s=80).read_text())
+    said: list[str] = []
+    record = json.loads(launch.run(config, 2, build=build, limit_s=80, echo=said.append).read_text())
     assert record["status"] == "done", record["failure"]
+    assert "throughput" in "".join(said)
+    assert launch.INCOMING not in "".join(said)  # nobody is told of a place that is empty a moment later
     assert sorted(reached.read_text().split()) == ["a", "b"]
     assert record["environment"]["asked_hosts"] == "a:1,b:1"
     assert record["environment"]["machine"]["variables"]["GLOO_SOCKET_IFNAME"] == "lo"

@@ -14,8 +14,8 @@ from bench.stats import step_s, throughput
 MIB = 2**20
 
 
-def print_summary(record: Mapping[str, Any], path: Path) -> None:
-    """What was measured, each number with its unit, denominator and statistic over ranks."""
+def print_summary(record: Mapping[str, Any], path: Path | None) -> None:
+    """What was measured, each number with its unit, denominator and statistic over ranks. `path`: None where it will not stay."""
     console = Console(file=sys.stdout, highlight=False)
     table = Table(
         title=f"{record['engine']['label']}, {record['world']['size']} ranks", show_header=False, title_justify="left"
@@ -53,4 +53,5 @@ def print_summary(record: Mapping[str, Any], path: Path) -> None:
     if record["world"]["oversubscribed"]:
         table.add_row("oversubscribed", "yes", "more ranks than cores or GPUs: no claim about efficiency")
     console.print(table)
-    console.print(f"record: {path}", soft_wrap=True)
+    if path is not None:
+        console.print(f"record: {path}", soft_wrap=True)
