@@ -5,6 +5,7 @@ From the files of all, and from the processes of its own host, a rank tells the 
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -25,6 +26,9 @@ BEATS_S = 5.0  # between two readings of all heartbeats while this rank gets on
 SILENT_S = 60.0
 # What ends the others once one has failed, the surer first: never before another cause.
 FOLLOWS = ("launcher", "interrupted")
+CLOSED = re.compile(
+    r"connection (closed|reset) by peer|broken pipe", re.IGNORECASE
+)  # gloo's words, MPI's, the system's
 UNPLUGGED = "unplugged"  # begins the end of a beat where the host's interface has no link: since when
 
 
@@ -138,6 +142,8 @@ class Sight:
         others = [rank for rank in range(self.size) if self._alive(rank) and self.read("failed", rank) is None]
         if cut := [rank for rank in range(self.size) if self._alive(rank) and self._unplugged(rank) is not None]:
             return replace(told, rank=cut[0], cause="peer lost", message=f"{self._no_link()}; {told.message}")
+        if CLOSED.search(told.message):
+            return told  # what does not run closes nothing: that process is gone, of which its launcher knows more
         if frozen := [rank for rank in others if time.time() - self._seen(rank)[0] > self.limit_s / 2]:
             host = (self._alive(frozen[0]) or {}).get("host")
             message = f"the process of rank {frozen[0]} on {host} does not run; {told.message}"

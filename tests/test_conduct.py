@@ -312,6 +312,23 @@ def test_memory_is_blamed_where_the_host_of_the_killed_rank_ran_out_of_it(where:
     assert (found["host"], found["rank"], found["cause"]) == ("b", 3, cause)
 
 
+@pytest.mark.parametrize(("starved", "cause"), [(True, "does not fit"), (False, "peer lost")])
+def test_memory_is_blamed_where_open_mpi_only_lost_its_connection(starved: bool, cause: str) -> None:
+    told = f'{PARTED.format("b")}\n{tether.VERDICT}{{"cause": "{cause}", "message": "", "starved": {str(starved).lower()}}}'
+    found = blame([Said("a", told, 14)], description.parse("a:1,b:1"))
+    assert (found["host"], found["rank"], found["cause"]) == ("b", 1, cause)
+
+
+@pytest.mark.parametrize("kills", [[3, 4], [3, 3], [None, None]])
+def test_a_tether_whose_connection_is_gone_tells_of_what_ran_out_of_memory(kills: list[int | None]) -> None:
+    """Open MPI ends the whole run before its agent on that host has noticed."""
+    patched = f"from bench.hosts import tether\nkills = {kills}\ntether.memory_kills = lambda: kills.pop(0)\nexit(tether.main())"
+    spec = json.dumps(dataclasses.asdict(tether.Spec(["sleep", "60"]))) + "\n"
+    ended = subprocess.run([sys.executable, "-c", patched], input=spec, text=True, stderr=subprocess.PIPE, timeout=30)
+    assert ended.returncode == tether.EXIT_LOST
+    assert ('"starved": true' in ended.stderr) == (kills == [3, 4])
+
+
 def test_a_record_that_a_rank_closed_gets_the_host_and_rank_that_failed(tmp_path: Path) -> None:
     """Rank 0 only lost the other; it can't know why."""
     end = failed.End("launcher", "torchrun ended with status 1")

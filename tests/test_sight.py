@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -195,6 +195,15 @@ def test_an_engines_own_error_is_of_the_process_that_does_not_run(ranks):
     told = one.look()
     assert told is not None
     assert (told.rank, told.cause) == (2, "error")
+
+
+def test_a_connection_that_was_closed_is_of_no_process_that_does_not_run(ranks):
+    """A process that is stopped closes nothing: that one was killed, on a host whose processes can't be seen from here."""
+    one, two = ranks(2)
+    told = replace(failure(0), message="RuntimeError: [pair.cc:553] Connection closed by peer [10.77.0.2]:37009.")
+    one.write("failed", asdict(told))
+    place(two, 0, "setup", silent_s=LIMIT_S)
+    assert one.look() == told
 
 
 def test_the_first_cause_is_the_earliest_that_is_no_consequence(ranks):

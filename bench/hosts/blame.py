@@ -26,6 +26,7 @@ FIRST = re.compile(r"Process name: (?:\[[^\]]*,)?(\d+)\]?\s+Exit code:\s+(\d+)")
 MPIRUN = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on\s+signal (\d+)")
 # Open MPI ends a rank itself where its connection breaks, before that rank can look for the cause
 PARTED = re.compile(r"MPI communication peer process has unexpectedly disconnected.*?Peer host:\s+(\S+)", re.DOTALL)
+NO_CONNECTION = "Open MPI lost its connection"
 # mpirun's agent on a host; mpirun ends with status 0 where it loses one
 AGENT = re.compile(r"has lost communication with a remote daemon\..*?Remote daemon:\s+\S+ on node (\S+)", re.DOTALL)
 UNREACHED = re.compile(rf"{re.escape(SAYS)}(\S+): (ssh [^\n]*)")
@@ -68,7 +69,11 @@ def blame(everyone: Sequence[Said], hosts: Sequence[Host]) -> dict[str, Any]:
     try:
         host, rank, cause, message = next(_named(everyone, hosts))
         there = [said for said in everyone if said.host == host] or everyone  # one launcher may speak for all hosts
-        if cause == "peer lost" and message.endswith("SIGKILL") and any(said.starved() for said in there):
+        if (
+            cause == "peer lost"
+            and message.endswith(("SIGKILL", NO_CONNECTION))
+            and any(said.starved() for said in there)
+        ):
             cause, message = "does not fit", f"{message}: the kernel ran out of memory"
         return {"host": host, "rank": rank, "cause": cause, "message": message}
     except (StopIteration, HostsError):  # nobody says, or a line that only looks like it
@@ -114,7 +119,7 @@ def _named(everyone: Sequence[Said], hosts: Sequence[Host]) -> Iterator[tuple[st
             for host in hosts:
                 if host.name == found[1]:
                     alone = first_rank(host.name, hosts) if host.slots == 1 else None
-                    yield host.name, alone, "peer lost", "the process of a rank is gone: Open MPI lost its connection"
+                    yield host.name, alone, "peer lost", f"the process of a rank is gone: {NO_CONNECTION}"
     for said in everyone:
         for found in FIRST.finditer(said.text):
             if int(found[2]) <= 128:

@@ -98,7 +98,7 @@ def _run(spec: Spec, mark: str) -> int:
         child = subprocess.Popen(spec.argv, cwd=spec.cwd, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
         return _tell(EXIT_UNSTARTED, "launcher", f"could not start {spec.argv[0]}: {error}")
-    heard = time.monotonic()
+    name, heard, lost = Path(spec.argv[0]).name, time.monotonic(), True
     try:
         while child.poll() is None:
             if select.select([0], [], [], POLL_S)[0]:
@@ -107,13 +107,16 @@ def _run(spec: Spec, mark: str) -> int:
                 heard = time.monotonic()
             elif spec.silent_s is not None and time.monotonic() - heard > spec.silent_s:
                 raise Lost
+        lost = False
     finally:
         end(mark, grace_s=GRACE_S, name=MARK)
         psutil.wait_procs(family(mark, FAR), timeout=FAR_S)
         end(mark, grace_s=0.0, name=FAR)
         child.wait()
-    name, now = Path(spec.argv[0]).name, memory_kills()
-    starved = kills is not None and now is not None and now > kills
+        now = memory_kills()
+        starved = kills is not None and now is not None and now > kills
+        if lost and starved:  # Open MPI ends a run before the agent of the host with the killed rank has noticed
+            _tell(EXIT_LOST, "does not fit", f"{name} was ended; the kernel ran out of memory", starved)
     if child.returncode < 0:
         cause, how = killed(-child.returncode, kills, now)
         return _tell(128 - child.returncode, cause, f"{name} {how}", starved)
