@@ -312,6 +312,16 @@ def test_memory_is_blamed_where_the_host_of_the_killed_rank_ran_out_of_it(where:
     assert (found["host"], found["rank"], found["cause"]) == ("b", 3, cause)
 
 
+CUT_OFF = "[a:00000] *** An error occurred in Socket closed\n[a:00000] *** reported by process [3054895105,{}]\n"
+
+
+@pytest.mark.parametrize(("reporter", "host"), [(0, "b"), (1, "a")])
+def test_of_two_ranks_the_other_is_gone_where_open_mpi_says_no_more(reporter: int, host: str) -> None:
+    found = blame([Said("a", CUT_OFF.format(reporter), 14)], description.parse("a:1,b:1"))
+    assert (found["host"], found["rank"], found["cause"]) == (host, 1 - reporter, "peer lost")
+    assert blame([Said("a", CUT_OFF.format(reporter), 14)], HOSTS)["cause"] == "launcher"  # one of three others
+
+
 @pytest.mark.parametrize(("starved", "cause"), [(True, "does not fit"), (False, "peer lost")])
 def test_memory_is_blamed_where_open_mpi_only_lost_its_connection(starved: bool, cause: str) -> None:
     told = f'{PARTED.format("b")}\n{tether.VERDICT}{{"cause": "{cause}", "message": "", "starved": {str(starved).lower()}}}'

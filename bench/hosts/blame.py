@@ -27,6 +27,8 @@ MPIRUN = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on\s+
 # Open MPI ends a rank itself where its connection breaks, before that rank can look for the cause
 PARTED = re.compile(r"MPI communication peer process has unexpectedly disconnected.*?Peer host:\s+(\S+)", re.DOTALL)
 NO_CONNECTION = "Open MPI lost its connection"
+# The same where its help text is lost on the way: the rank that lost the connection, not whose process is gone
+CUT_OFF = re.compile(r"An error occurred in Socket closed\s.*?reported by process \[\d+,(\d+)\]", re.DOTALL)
 # mpirun's agent on a host; mpirun ends with status 0 where it loses one
 AGENT = re.compile(r"has lost communication with a remote daemon\..*?Remote daemon:\s+\S+ on node (\S+)", re.DOTALL)
 UNREACHED = re.compile(rf"{re.escape(SAYS)}(\S+): (ssh [^\n]*)")
@@ -120,6 +122,10 @@ def _named(everyone: Sequence[Said], hosts: Sequence[Host]) -> Iterator[tuple[st
                 if host.name == found[1]:
                     alone = first_rank(host.name, hosts) if host.slots == 1 else None
                     yield host.name, alone, "peer lost", f"the process of a rank is gone: {NO_CONNECTION}"
+        for found in CUT_OFF.finditer(said.text):
+            if sum(host.slots for host in hosts) == 2:  # it is the other; among more nobody knows which
+                gone = 1 - int(found[1])
+                yield host_of(gone, hosts).name, gone, "peer lost", f"the process of a rank is gone: {NO_CONNECTION}"
     for said in everyone:
         for found in FIRST.finditer(said.text):
             if int(found[2]) <= 128:

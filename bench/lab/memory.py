@@ -1,6 +1,14 @@
-"""Out of memory on purpose: a control group in which one process may take next to nothing more."""
+"""Out of memory on purpose: a control group without room, one process in it, and another that takes all there is.
+
+The rank alone might go on for ever: it keeps what it frees and needs nothing new. As on a host where somebody else's process
+grows, the kernel ends the largest that it may, and that is the rank.
+"""
 
 import contextlib
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +17,15 @@ ROOT = Path("/sys/fs/cgroup")
 NAME = "ringzero-lab"
 LEAVES_BYTES = 1 << 20  # beside what it already has, which stays with its old group
 GONE_S = 5.0
+# Joins the group and grows; the kernel takes any other process of it first.
+GROWS = """
+import os, sys
+open(sys.argv[1], "w").write(str(os.getpid()))
+open("/proc/self/oom_score_adj", "w").write("-900")
+taken = []
+while True:
+    taken.append(bytes([1]) * 65536)
+"""
 
 
 def unavailable(root: Path = ROOT) -> str | None:
@@ -35,19 +52,22 @@ def _place(root: Path) -> tuple[Path | None, str]:
 
 
 def limit(pid: int, root: Path = ROOT) -> None:
-    """From now on that process may take LEAVES_BYTES more; the kernel kills it where it needs more. Raises OSError."""
+    """That process shares LEAVES_BYTES with one that takes them all, so the kernel kills it. Raises OSError."""
     folder, name = _place(root)
     if folder is None:
         raise OSError(unavailable(root))
     group = folder / f"{NAME}-{pid}"
     group.mkdir()
     (group / name).write_text(str(LEAVES_BYTES))
-    (group / "cgroup.procs").write_text(str(pid))
+    members = group / "cgroup.procs"
+    members.write_text(str(pid))
+    quiet = subprocess.DEVNULL
+    subprocess.Popen([sys.executable, "-S", "-c", GROWS, str(members)], stdin=quiet, stdout=quiet, stderr=quiet)
 
 
 @contextlib.contextmanager
 def cleaned(root: Path = ROOT) -> Iterator[None]:
-    """Remove the groups that were made meanwhile; their processes must be gone, or nearly."""
+    """Remove the groups that were made meanwhile, and end what is left in them."""
     try:
         yield
     finally:
@@ -56,5 +76,7 @@ def cleaned(root: Path = ROOT) -> Iterator[None]:
         while (left := list(folder.glob(f"{NAME}-*")) if folder else []) and time.monotonic() < end:
             for group in left:
                 with contextlib.suppress(OSError):  # a process in it is not quite gone
+                    for pid in (group / "cgroup.procs").read_text().split():
+                        os.kill(int(pid), signal.SIGKILL)
                     group.rmdir()
             time.sleep(0.05)

@@ -39,7 +39,7 @@ def config(label: str, results: Path, steps: int = STEPS, limit_s: float = LIMIT
 
 
 @pytest.mark.parametrize(
-    ("kind", "label"), [("kill", "ring"), ("cut", "ddp"), ("memory", "ddp"), ("ssh", "horovod"), ("port", "ddp")]
+    ("kind", "label"), [("kill", "ring"), ("cut", "ddp"), ("memory", "ring"), ("ssh", "horovod"), ("port", "ddp")]
 )
 def test_a_fault_ends_as_it_must(kind: str, label: str, tmp_path: Path) -> None:
     if kind == "memory" and (why := memory.unavailable()):
