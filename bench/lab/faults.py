@@ -153,7 +153,7 @@ KINDS: dict[str, Kind] = {
     "freeze": Kind("SIGSTOP to the host's rank", ("time limit",), strike=send(signal.SIGSTOP)),
     "launcher": Kind("SIGKILL to what started the host's rank", ("launcher", "peer lost", "interrupted"), strike=kill_launcher),
     "disk": Kind("the results folder fills up", ("done", "disk"), ground=small_disk, strike=fill, blames=False),
-    "memory": Kind("another process takes all the memory that the host's rank may have", ("does not fit",), before=groups, strike=starve),
+    "memory": Kind("another process takes the memory of the host's rank", ("does not fit",), before=groups, strike=starve),
     "port": Kind("the port where ranks meet is taken", ("launcher",), before=port_taken, blames=False,
                  launchers=("torchrun", "deepspeed")),
     "ssh": Kind("the host refuses connections", ("launcher",), before=refused),

@@ -5,8 +5,6 @@ grows, the kernel ends the largest that it may, and that is the rank.
 """
 
 import contextlib
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -61,13 +59,13 @@ def limit(pid: int, root: Path = ROOT) -> None:
     (group / name).write_text(str(LEAVES_BYTES))
     members = group / "cgroup.procs"
     members.write_text(str(pid))
-    quiet = subprocess.DEVNULL
-    subprocess.Popen([sys.executable, "-S", "-c", GROWS, str(members)], stdin=quiet, stdout=quiet, stderr=quiet)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # alone at last, it is killed too
+        subprocess.run([sys.executable, "-S", "-c", GROWS, str(members)], check=False, timeout=GONE_S)
 
 
 @contextlib.contextmanager
 def cleaned(root: Path = ROOT) -> Iterator[None]:
-    """Remove the groups that were made meanwhile, and end what is left in them."""
+    """Remove the groups that were made meanwhile; their processes must be gone, or nearly."""
     try:
         yield
     finally:
@@ -76,7 +74,5 @@ def cleaned(root: Path = ROOT) -> Iterator[None]:
         while (left := list(folder.glob(f"{NAME}-*")) if folder else []) and time.monotonic() < end:
             for group in left:
                 with contextlib.suppress(OSError):  # a process in it is not quite gone
-                    for pid in (group / "cgroup.procs").read_text().split():
-                        os.kill(int(pid), signal.SIGKILL)
                     group.rmdir()
             time.sleep(0.05)
