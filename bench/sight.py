@@ -26,9 +26,8 @@ BEATS_S = 5.0  # between two readings of all heartbeats while this rank gets on
 SILENT_S = 60.0
 # What ends the others once one has failed, the surer first: never before another cause.
 FOLLOWS = ("launcher", "interrupted")
-CLOSED = re.compile(
-    r"connection (closed|reset) by peer|broken pipe", re.IGNORECASE
-)  # gloo's words, MPI's, the system's
+# In gloo's words, MPI's, the system's.
+CLOSED = re.compile(r"connection (closed|reset) by peer|broken pipe", re.IGNORECASE)
 UNPLUGGED = "unplugged"  # begins the end of a beat where the host's interface has no link: since when
 
 

@@ -71,11 +71,8 @@ def blame(everyone: Sequence[Said], hosts: Sequence[Host]) -> dict[str, Any]:
     try:
         host, rank, cause, message = next(_named(everyone, hosts))
         there = [said for said in everyone if said.host == host] or everyone  # one launcher may speak for all hosts
-        if (
-            cause == "peer lost"
-            and message.endswith(("SIGKILL", NO_CONNECTION))
-            and any(said.starved() for said in there)
-        ):
+        killed = cause == "peer lost" and message.endswith(("SIGKILL", NO_CONNECTION))
+        if killed and any(said.starved() for said in there):
             cause, message = "does not fit", f"{message}: the kernel ran out of memory"
         return {"host": host, "rank": rank, "cause": cause, "message": message}
     except (StopIteration, HostsError):  # nobody says, or a line that only looks like it
