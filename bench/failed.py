@@ -12,6 +12,7 @@ from bench.config import RunConfig
 from bench.failure import MEMORY_WORDS, Cause
 from bench.launchers import launcher
 from bench.record import SCHEMA, UNMEASURED, RecordFile, now, place_of, run_id
+from bench.sight import follows
 
 TAIL_LINES = 40
 WORD_FILE = "word"  # in the run's folder: why a rank refused to begin
@@ -56,13 +57,14 @@ def close(
             end = dataclasses.replace(end, message=f"{end.message}; it left {path.name}, which is not whole JSON")
             path.unlink()
             continue
+        file, open_still = RecordFile(folder, path.stem), record["status"] == "running"
+        if open_still:
+            record = {**UNMEASURED, **record} | _left(file.workdir)
         if record["status"] == "running" or (end.ours and record["status"] == "failed"):
-            return RecordFile(folder, path.stem).finish(
-                {**UNMEASURED, **record} | _ending(end, log, record.get("failure"), host)
-            )
+            return file.finish({**UNMEASURED, **record} | _ending(end, log, record.get("failure"), host))
         if record["status"] == "failed" and host:
-            return RecordFile(folder, path.stem).finish(record | {"failure": _placed(record["failure"], host)})
-        return path
+            return file.finish(record | {"failure": _placed(record["failure"], host)})
+        return file.finish(record) if open_still else path
     commit = environment.commit()
     name = run_id(config.engine.label, ranks, commit["commit"])
     content = {
@@ -91,8 +93,24 @@ def close_earlier(folder: Path, last: Path, log: Path) -> list[Path]:
         record = json.loads(path.read_text())
         if record["status"] == "running":
             end = End("launcher", "all its ranks were lost at once; the launcher started them again")
-            RecordFile(folder, path.stem).finish({**UNMEASURED, **record} | _ending(end, log, None, None))
+            file = RecordFile(folder, path.stem)
+            left = {**UNMEASURED, **record} | _left(file.workdir)
+            file.finish(left if left["status"] == "failed" else left | _ending(end, log, None, None))
     return earlier
+
+
+def _left(workdir: Path) -> dict[str, Any]:
+    """What the ranks of a run left for the record that none of them lived to close: measurements, the first cause if they saw one.
+
+    Where its launcher ends them within a second of a death, a slow disk is enough.
+    """
+    measured = {int(path.stem.partition("_")[2]): _read(path) for path in workdir.glob("rank_*.measured")}
+    found: dict[str, Any] = {"ranks": [{"rank": rank, **values} for rank, values in sorted(measured.items()) if values]}
+    told = [failure for path in workdir.glob("rank_*.failed") if (failure := _read(path))]
+    if told:
+        first = min(told, key=lambda failure: (follows(failure["cause"]), failure["time"]))
+        found |= {"status": "failed", "failure": first, "finished": now()}
+    return found
 
 
 def _better(end: End, folder: Path, log: Path, host: dict[str, Any] | None) -> End:

@@ -31,7 +31,7 @@ CLOSED = re.compile(r"connection (closed|reset) by peer|broken pipe", re.IGNOREC
 UNPLUGGED = "unplugged"  # begins the end of a beat where the host's interface has no link: since when
 
 
-def _follows(cause: Cause) -> int:
+def follows(cause: Cause) -> int:
     """0 for what may be a first cause; else the less sure, the more."""
     return FOLLOWS.index(cause) + 1 if cause in FOLLOWS else 0
 
@@ -79,7 +79,7 @@ class Sight:
         if dead := self._dead():  # whatever the living then met follows from it
             return dead
         if told := self._told():
-            return self._behind(min(told, key=lambda failure: (_follows(failure.cause), failure.time)))
+            return self._behind(min(told, key=lambda failure: (follows(failure.cause), failure.time)))
         return self._stuck()
 
     def lowest(self) -> bool:

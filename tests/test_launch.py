@@ -42,6 +42,15 @@ if how in ("good", "leaves"):
 if how == "dies":
     write()
     sys.exit(3)
+if how == "lost":  # ended by its launcher while it closed the record
+    write()
+    left = folder / ".running/r"
+    left.mkdir(parents=True)
+    saw = {"rank": 1, "step": 6, "phase": "backward", "cause": "peer lost", "message": "process 7 was killed", "time": 2.0}
+    (left / "rank_0.measured").write_text(json.dumps({"step_s": [0.25] * 6}))
+    (left / "rank_0.failed").write_text(json.dumps(saw))
+    (left / "rank_2.failed").write_text(json.dumps(saw | {"rank": 2, "cause": "interrupted", "time": 1.0}))
+    sys.exit(137)
 if how == "torn":
     (folder / "r.json").write_text('{"schema": 1, "stat')
 if how == "refuses":
@@ -112,6 +121,13 @@ def test_an_unfinished_record_is_closed_with_what_it_held(tmp_path: Path, fake) 
     record = json.loads(launch.run(config(tmp_path), 1, build=fake("dies")).read_text())
     assert (record["run_id"], record["status"], record["failure"]["cause"]) == ("r", "failed", "launcher")
     assert "status 3" in record["failure"]["message"]
+
+
+def test_what_ranks_left_is_kept_though_none_lived_to_close_the_record(tmp_path: Path, fake) -> None:
+    record = json.loads(launch.run(config(tmp_path), 1, build=fake("lost")).read_text())
+    assert (record["status"], record["ranks"]) == ("failed", [{"rank": 0, "step_s": [0.25] * 6}])
+    assert (record["failure"]["rank"], record["failure"]["step"], record["failure"]["cause"]) == (1, 6, "peer lost")
+    assert record["finished"] and not (tmp_path / launch.INCOMING).exists()
 
 
 def test_a_torn_record_is_replaced(tmp_path: Path, fake) -> None:

@@ -91,6 +91,19 @@ def test_the_next_rank_closes_where_the_first_is_dead(ranks, child):
 
 
 @pytest.mark.usefixtures("leaves")
+def test_what_is_behind_an_error_is_on_the_disk_before_the_record_is_closed(ranks, child, tmp_path):
+    """Its launcher may end this rank while it closes the record; whoever does so then needs the cause."""
+    seen: list[dict[str, Any]] = []
+    one, two = ranks(2, lambda failure, measured: seen.append(json.loads((tmp_path / "rank_1.failed").read_text())))
+    process = child("true")
+    process.wait()
+    one.sight.write("alive", {"pid": process.pid, "host": socket.gethostname()})
+    with pytest.raises(Left):
+        two.failed(RuntimeError("a collective was lost"))
+    assert (seen[0]["rank"], seen[0]["cause"]) == (0, "peer lost")
+
+
+@pytest.mark.usefixtures("leaves")
 def test_a_record_that_can_not_be_closed_still_ends_the_process(ranks):
     def refuse(failure: Failure, measured: Mapping[int, Any]) -> None:
         raise OSError("disk")
