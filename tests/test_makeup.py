@@ -92,12 +92,16 @@ def test_without_glibc_there_is_no_makeup(monkeypatch):
 def test_a_large_block_where_an_arena_could_begin_is_none():
     """The kernel aligns large mappings, so one may begin there; an arena has the rest of its 64 MiB reserved behind it."""
     at, size = 5 * makeup.ARENA, 3 * MB
-    reserved = b"%x-%x ---p 00000000 00:00 0" % (at + size, at + makeup.ARENA)
-    assert makeup._fills(at, at + size, at + size, at + makeup.ARENA, reserved)
-    assert not makeup._fills(at, at + size, at + size, at + makeup.ARENA, reserved.replace(b"---p", b"rw-p"))
-    assert not makeup._fills(at, at + size, at + size, at + 80 * MB, reserved)
-    assert not makeup._fills(at, at + 300 * MB, at + 400 * MB, at + 500 * MB, reserved)
-    assert makeup._fills(at, at + makeup.ARENA, at + 400 * MB, at + 500 * MB, reserved)
+
+    def kind(end: int, then: tuple[int, int], rights: bytes = b"---p") -> str:
+        following = makeup._Mapping(*then, rights, b"", 0)
+        return makeup._kind(makeup._Mapping(at, end, b"rw-p", b"", size), following)
+
+    assert kind(at + size, (at + size, at + makeup.ARENA)) == "heap"
+    assert kind(at + size, (at + size, at + makeup.ARENA), b"rw-p") == "anonymous"
+    assert kind(at + size, (at + size, at + 80 * MB)) == "anonymous"
+    assert kind(at + 300 * MB, (at + 400 * MB, at + 500 * MB)) == "anonymous"
+    assert kind(at + makeup.ARENA, (at + 400 * MB, at + 500 * MB)) == "heap"
 
 
 def test_mappings_listed_twice_are_no_reading():

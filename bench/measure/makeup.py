@@ -7,9 +7,11 @@ mappings hold. Each is read, none is a difference to the peak: what the readings
 
 import ctypes
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -18,6 +20,7 @@ GROWTH = 0.01  # a look is taken where what is resident above the base has grown
 LEAST = 2**20  # and by at least so many bytes
 PERIOD_S = 0.001  # between two looks of the thread
 PAGE = os.sysconf("SC_PAGE_SIZE")
+MAPPING = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \S+ *([^\n]*)\n(?:[A-Z].*\n)*?Pss: +(\d+)", re.MULTILINE)
 SLACK = 4 * 2**20  # the kernel's count of resident pages lags by its per-core batches
 
 
@@ -40,6 +43,14 @@ class Makeup:
 
     def __sub__(self, other: "Makeup") -> "Makeup":
         return Makeup(*(mine - theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
+class _Mapping(NamedTuple):
+    begin: int
+    end: int
+    rights: bytes
+    path: bytes  # empty where there is none
+    size: int  # resident bytes, those shared with other processes by their share (Pss)
 
 
 class _Mallinfo(ctypes.Structure):
@@ -69,47 +80,32 @@ def sizes() -> dict[str, int]:
     found = {"heap": 0, "anonymous": 0, "mapped": 0, "libraries": 0}
     files: dict[bytes, int] = {}
     executed: set[bytes] = set()
-    kind, path, size, begin, end = "mapped", b"", 0, 0, 0
-
-    def count() -> None:
-        if path:
-            files[path] = files.get(path, 0) + size
-        else:
-            found[kind] += size
-
     with open("/proc/self/smaps", "rb") as smaps:
-        for line in smaps:
-            if line.startswith(b"Pss:"):
-                size += int(line.split()[1]) * 1024
-            elif line[:1] in b"0123456789abcdef":  # a mapping begins; field names begin with a capital
-                (low, high) = (int(part, 16) for part in line.split(None, 1)[0].split(b"-"))
-                if kind == "anonymous" and begin % ARENA == 0 and _fills(begin, end, low, high, line):
-                    kind = "heap"
-                count()
-                kind, path = _kind(line)
-                if path and b"x" in line.split(None, 2)[1]:
-                    executed.add(path)
-                size, begin, end = 0, low, high
-    count()
+        mappings = [_Mapping(int(low, 16), int(high, 16), rights, path.strip(), int(pss) * 1024)
+                    for low, high, rights, path, pss in MAPPING.findall(smaps.read())]  # fmt: skip
+    for mapping, following in zip(mappings, [*mappings[1:], None], strict=True):
+        if mapping.path.startswith(b"/"):
+            files[mapping.path] = files.get(mapping.path, 0) + mapping.size
+            if b"x" in mapping.rights:
+                executed.add(mapping.path)
+        else:
+            found[_kind(mapping, following)] += mapping.size
     for path, size in files.items():
         found["libraries" if path in executed else "mapped"] += size
     return found
 
 
-def _fills(begin: int, end: int, low: int, high: int, following: bytes) -> bool:
-    """Whether a mapping, with what is reserved behind it, is one heap of an arena: large blocks too may begin where one would."""
-    return end - begin == ARENA or (low == end and high == begin + ARENA and b" ---p " in following)
-
-
-def _kind(line: bytes) -> tuple[str, bytes]:
-    """(kind, file) of a mapping by its first line; empty where it has no file."""
-    words = line.split(None, 5)
-    path = words[5].strip() if len(words) > 5 else b""
-    if path.startswith((b"anon_inode:", b"[v")):
-        return "mapped", b""
-    if path.startswith(b"/"):
-        return "mapped", path
-    return "heap" if path == b"[heap]" else "anonymous", b""
+def _kind(mapping: _Mapping, following: _Mapping | None) -> str:
+    """Which memory without a file this is. A heap of an arena fills it, with what is reserved behind it; large blocks too may
+    begin where one would."""
+    if mapping.path.startswith((b"anon_inode:", b"[v")):
+        return "mapped"
+    if mapping.path == b"[heap]":
+        return "heap"
+    rest = following is not None and following.rights == b"---p" and following.begin == mapping.end
+    end = following.end if following is not None and rest else mapping.end
+    filled = mapping.begin % ARENA == 0 and ARENA in (mapping.end - mapping.begin, end - mapping.begin)
+    return "heap" if filled else "anonymous"
 
 
 class AtPeak:
