@@ -142,7 +142,9 @@ class Watch:
             ):  # nothing comes before a death, and its launcher ends the rest within a second
                 time.sleep(LULL_S)  # a peer's error can arrive before its reason: look again
             first = self.sight.look() or failure
-            self.sight.write("failed", asdict(first))  # for whoever closes the record, should this rank be ended meanwhile
+            self.sight.write(
+                "failed", asdict(first)
+            )  # for whoever closes the record, should this rank be ended meanwhile
             if self.sight.lowest() and not self.sight.any_wrote("closed"):
                 ranks = {rank: self.sight.read("measured", rank) for rank in range(self.size)}
                 self.close_record(first, ranks)

@@ -124,7 +124,8 @@ def test_a_compiler_that_was_named_is_used(monkeypatch, tmp_path):
 
 def test_the_pinned_setuptools_is_old_enough():
     (tool,) = [tool for tool in tools.tools() if tool.name.startswith("setuptools")]
-    assert tool.found and int(tool.found.split(".")[0]) < tools.SETUPTOOLS_BELOW
+    assert tool.found
+    assert int(tool.found.split(".")[0]) < tools.SETUPTOOLS_BELOW
 
 
 def test_root_hears_of_mpirun(monkeypatch):

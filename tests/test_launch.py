@@ -127,7 +127,8 @@ def test_what_ranks_left_is_kept_though_none_lived_to_close_the_record(tmp_path:
     record = json.loads(launch.run(config(tmp_path), 1, build=fake("lost")).read_text())
     assert (record["status"], record["ranks"]) == ("failed", [{"rank": 0, "step_s": [0.25] * 6}])
     assert (record["failure"]["rank"], record["failure"]["step"], record["failure"]["cause"]) == (1, 6, "peer lost")
-    assert record["finished"] and not (tmp_path / launch.INCOMING).exists()
+    assert record["finished"]
+    assert not (tmp_path / launch.INCOMING).exists()
 
 
 def test_a_torn_record_is_replaced(tmp_path: Path, fake) -> None:
