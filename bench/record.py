@@ -44,7 +44,18 @@ def place_of(text: str | None) -> dict[str, Any] | None:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder outlive a power cut: a file's own fsync does not."""
-    handle = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file that was written, and its name, outlive a power cut."""
+    _sync(path)
+    sync_folder(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """A file, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -88,14 +99,17 @@ class RecordFile:
                 "free some room, or name another folder with --results"
             ) from error
 
-    def finish(self, content: Mapping[str, Any]) -> Path:
-        """Replace the record. Where the folder refuses at the end, it is kept under the temporary folder: the path tells."""
+    def finish(self, content: Mapping[str, Any], *, sync: bool = True) -> Path:
+        """Replace the record. Where the folder refuses at the end, it is kept under the temporary folder: the path tells.
+
+        `sync`: return when the disk has it. A process that may be killed meanwhile calls `sync_file` afterwards.
+        """
         self.reserve.unlink(missing_ok=True)
         try:
-            self._write(self.path, content)
+            self._write(self.path, content, sync=sync)
         except OSError:
             spare = Path(tempfile.gettempdir()) / self.path.name
-            self._write(spare, content)
+            self._write(spare, content, sync=sync)
             return spare
         return self.path
 
@@ -105,16 +119,18 @@ class RecordFile:
         return content
 
     @staticmethod
-    def _write(path: Path, content: Mapping[str, Any]) -> None:
+    def _write(path: Path, content: Mapping[str, Any], *, sync: bool = True) -> None:
         partial = path.with_suffix(".partial")
         try:
             with open(partial, "w") as file:
                 json.dump(plain(content), file, indent=1, default=str, allow_nan=False)
                 file.write("\n")
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             partial.replace(path)
-            sync_folder(path.parent)
+            if sync:
+                sync_folder(path.parent)
         except OSError:
             partial.unlink(missing_ok=True)
             raise
