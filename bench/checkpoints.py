@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import torch
 
-from bench.record import sync_folder
+from bench.record import sync
 
 FORM = 1  # of a manifest
 MANIFEST = "manifest.json"
@@ -99,10 +99,10 @@ def publish(
     _write(partial / MANIFEST, asdict(Manifest(FORM, step, ranks, engine, run_id, dict(experiment), files)))
     for note in notes:
         note.unlink()
-    sync_folder(partial)
+    sync(partial)
     target = place(folder, step)
     partial.rename(target)
-    sync_folder(folder)
+    sync(folder)
     return target
 
 

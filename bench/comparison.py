@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.record import now, sync_folder
+from bench.record import now, sync
 
 SCHEMA = 1
 SUFFIX = ".compare.json"
@@ -54,7 +54,7 @@ class Comparison:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        sync_folder(folder)
+        sync(folder)
         return path
 
     def end(self, how: str) -> None:

@@ -13,7 +13,7 @@ from bench.config import RunConfig
 from bench.failed import End
 from bench.hosts.description import HOSTS
 from bench.launchers import Command, LaunchFailed, command, launcher
-from bench.record import PLACE, now, sync_folder
+from bench.record import PLACE, now, sync
 
 INCOMING = ".incoming"  # inside the results folder: one private folder a run, so that its record can't be mistaken
 LIMIT_S = 1800.0
@@ -86,7 +86,7 @@ def keep(
     target = record.replace(results / record.name)  # its name holds the millisecond of its start
     if log.exists():
         log.replace(target.with_suffix(".log"))
-    sync_folder(results)
+    sync(results)
     shutil.rmtree(private)
     with contextlib.suppress(OSError):  # not empty: another run uses it
         private.parent.rmdir()

@@ -42,19 +42,8 @@ def place_of(text: str | None) -> dict[str, Any] | None:
     return {"name": name, "place": int(place)} if name else None
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlive a power cut: a file's own fsync does not."""
-    _sync(folder)
-
-
-def sync_file(path: Path) -> None:
-    """Make a file that was written, and its name, outlive a power cut."""
-    _sync(path)
-    sync_folder(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """A file, or the names in a folder."""
+def sync(path: Path) -> None:
+    """Make a file's content, or the names in a folder, outlive a power cut: a file's own fsync does not keep its name."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -99,17 +88,17 @@ class RecordFile:
                 "free some room, or name another folder with --results"
             ) from error
 
-    def finish(self, content: Mapping[str, Any], *, sync: bool = True) -> Path:
+    def finish(self, content: Mapping[str, Any], *, durable: bool = True) -> Path:
         """Replace the record. Where the folder refuses at the end, it is kept under the temporary folder: the path tells.
 
-        `sync`: return when the disk has it. A process that may be killed meanwhile calls `sync_file` afterwards.
+        `durable`: return when the disk has it. A process that may be killed meanwhile calls `sync` afterwards.
         """
         self.reserve.unlink(missing_ok=True)
         try:
-            self._write(self.path, content, sync=sync)
+            self._write(self.path, content, durable=durable)
         except OSError:
             spare = Path(tempfile.gettempdir()) / self.path.name
-            self._write(spare, content, sync=sync)
+            self._write(spare, content, durable=durable)
             return spare
         return self.path
 
@@ -119,18 +108,18 @@ class RecordFile:
         return content
 
     @staticmethod
-    def _write(path: Path, content: Mapping[str, Any], *, sync: bool = True) -> None:
+    def _write(path: Path, content: Mapping[str, Any], *, durable: bool = True) -> None:
         partial = path.with_suffix(".partial")
         try:
             with open(partial, "w") as file:
                 json.dump(plain(content), file, indent=1, default=str, allow_nan=False)
                 file.write("\n")
                 file.flush()
-                if sync:
+                if durable:
                     os.fsync(file.fileno())
             partial.replace(path)
-            if sync:
-                sync_folder(path.parent)
+            if durable:
+                sync(path.parent)
         except OSError:
             partial.unlink(missing_ok=True)
             raise

@@ -194,7 +194,7 @@ def opening(config: RunConfig, world: World, cores: Cores, everyone: Sequence[Ma
 
 def close_record(file: "RecordFile", content: dict[str, Any], failure: Failure, measured: Mapping[int, Any]) -> None:
     """Write the failure and what was measured until then into the record, and say the one message."""
-    from bench.record import now, sync_file
+    from bench.record import now, sync
 
     where = f"rank {failure.rank} of {content['world']['size']}, step {failure.step}, {failure.phase}"
     said = f"\nbench.run: {content['engine']['label']} failed on {where}: {failure.cause}: {failure.message}"
@@ -202,11 +202,12 @@ def close_record(file: "RecordFile", content: dict[str, Any], failure: Failure, 
     if file.path.exists():
         content = file.read() | {"status": "failed", "finished": now(), "failure": vars(failure)}
         content["ranks"] = [{"rank": rank, **values} for rank, values in measured.items() if values]
-        path = file.finish(content, sync=False)  # a launcher that saw a rank die kills this one while a disk writes
+        path = file.finish(content, durable=False)  # a launcher that saw a rank die kills this one while a disk writes
         said += f"\nrecord: {path}"
     print(said, file=sys.stderr, flush=True)  # a host that does not share rank 0's folder has no more than this to tell
     if path is not None:
-        sync_file(path)
+        sync(path)
+        sync(path.parent)
 
 
 def device(config: RunConfig, world: World) -> str:

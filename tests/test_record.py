@@ -43,7 +43,7 @@ def test_the_room_is_free_before_the_end_is_written(file, monkeypatch):
     seen = []
     real = RecordFile._write
     monkeypatch.setattr(
-        RecordFile, "_write", staticmethod(lambda *given, sync: (seen.append(file.reserve.exists()), real(*given)))
+        RecordFile, "_write", staticmethod(lambda *given, durable: (seen.append(file.reserve.exists()), real(*given)))
     )
     file.finish({})
     assert seen == [False]
@@ -62,13 +62,13 @@ def test_a_failing_write_leaves_the_old_record(file, monkeypatch):
     assert list(file.path.parent.glob("*.partial")) == []
 
 
-@pytest.mark.parametrize(("sync", "seen"), [(True, ["running", "done"]), (False, [])])
-def test_the_disk_has_a_record_before_it_is_in_its_place_unless_there_is_no_time(file, monkeypatch, sync, seen):
+@pytest.mark.parametrize(("durable", "seen"), [(True, ["running", "done"]), (False, [])])
+def test_the_disk_has_a_record_before_it_is_in_its_place_unless_there_is_no_time(file, monkeypatch, durable, seen):
     file.begin({"status": "running"})
     places = []
     monkeypatch.setattr(record.os, "fsync", lambda handle: places.append(file.read()["status"]))
-    record.sync_file(file.finish({"status": "done"}, sync=sync))
-    assert places == [*seen, "done", "done"]
+    file.finish({"status": "done"}, durable=durable)
+    assert places == seen
 
 
 def test_a_folder_that_refuses_at_the_end_is_replaced_by_the_temporary_one(file, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from bench.collectives.hall import COPY_BYTES, Hall
 from bench.collectives.plan import Plan
 from bench.config import ConfigError
 from bench.environment import snapshot
-from bench.record import now, plain, sync_folder
+from bench.record import now, plain, sync
 from bench.report.load import COLLECTIVES
 
 SCHEMA = 1
@@ -78,7 +78,7 @@ def write(path: Path, record: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise ConfigError(
             f"cannot write {path}: {error.strerror or error}; name another folder with --results"
