@@ -130,7 +130,7 @@ def timed(
                 lr=lr,
                 before_update=keeper.before_update,
                 after_update=keeper.after_update,
-                after_step=lambda step: progress.step(step.losses["total"].item() if tell else None),
+                after_step=lambda step: progress.step((lambda: step.losses["total"]) if tell else None),
             )
     refuse_skipped(steps)
     return steps

@@ -74,7 +74,7 @@ class Keeper:
         refuse_skipped(self._new)
         for each in self._new:
             check_finite(each.number, each.losses)  # nobody should go on from there
-        self._own += [{name: value.item() for name, value in each.losses.items()} for each in self._new]
+        self._own += [each.losses for each in self._new]
         self._own_norms += [each.info.grad_norm for each in self._new]
         self._new.clear()
         content = self.backend.snapshot() | {

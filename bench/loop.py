@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from backends.base import Backend, StepInfo
@@ -26,13 +26,18 @@ class Watcher(Protocol):
     def at(self, step: int, phase: str) -> None: ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Step:
-    """What one optimizer step gave: this rank's losses, mean over its micro-batches, and what the engine says of it."""
+    """What one optimizer step gave: the parts of this rank's loss in each micro-batch, and what the engine says of it."""
 
     number: int
-    losses: dict[str, Tensor]
+    parts: list[dict[str, float]] | list[dict[str, Tensor]]  # tensors on a GPU, where a number would wait for it
     info: StepInfo
+
+    @cached_property
+    def losses(self) -> dict[str, float]:
+        """Mean of each part over the micro-batches; waits for a GPU."""
+        return {name: sum(float(part[name]) for part in self.parts) / len(self.parts) for name in self.parts[0]}
 
 
 def train(
@@ -55,41 +60,44 @@ def train(
     outside it. Raises NonFinite.
     """
     done = []
-    waits = backend.device.type != "cpu"  # on a GPU looking at a loss would wait: there, at the end
+    device = backend.device
+    on_host = device.type == "cpu"  # elsewhere looking at a loss would wait: there, at the end
+    look: Callable[[Tensor], Any] = Tensor.item if on_host else Tensor.detach
+
+    def fetch(number: int, micro: int) -> Mapping[str, Tensor]:
+        batch = batches(number, micro)
+        return batch if on_host else {name: value.to(device) for name, value in batch.items()}
+
     for number in range(backend.steps, backend.steps + steps):
-        with clock.step():
-            parts: list[Tensor] = []  # of the loss, of all micro-batches
-            for micro in range(accumulation):
-                watch.at(number, "data")
-                with clock.data():
-                    batch = {name: value.to(backend.device) for name, value in batches(number, micro).items()}
-                watch.at(number, "forward")
-                losses = backend.forward(batch, sync=micro == accumulation - 1)
-                watch.at(number, "backward")
-                backend.backward(losses.total / accumulation)
-                names = losses._fields
-                parts += [part.detach() for part in losses]
-                del losses  # with it the graph, while it is in the cache
-            if lr is not None:
-                backend.set_lr(lr(number))
-            before_update()
-            watch.at(number, "update")
-            info = backend.step()
-            # at once: a small operation costs as much as a large one
-            means = torch.stack(parts).view(accumulation, -1).mean(0)
-            done.append(Step(number, dict(zip(names, means.unbind(), strict=True)), info))
-            after_update(done[-1])
-        if not waits and not all(map(math.isfinite, means.tolist())):
-            check_finite(number, done[-1].losses)
-        after_step(done[-1])
+        clock.begin_step()
+        parts = []
+        for micro in range(accumulation):
+            watch.at(number, "data")
+            batch = clock.data(fetch, number, micro)
+            watch.at(number, "forward")
+            losses = backend.forward(batch, sync=micro == accumulation - 1)
+            watch.at(number, "backward")
+            backend.backward(losses.total / accumulation)
+            parts.append(dict(zip(losses._fields, map(look, losses), strict=True)))
+            del losses  # with it the graph, while it is in the cache
+        if lr is not None:
+            backend.set_lr(lr(number))
+        before_update()
+        watch.at(number, "update")
+        step = Step(number, parts, backend.step())
+        done.append(step)
+        after_update(step)
+        clock.end_step()
+        if on_host and not all(math.isfinite(part["total"]) for part in parts):  # as it is where any part is not
+            check_finite(number, step.losses)
+        after_step(step)
     clock.finish()
-    for step in done if waits else ():
+    for step in () if on_host else done:
         check_finite(step.number, step.losses)
     return done
 
 
-def check_finite(step: int, losses: Mapping[str, Tensor]) -> None:
+def check_finite(step: int, losses: Mapping[str, float]) -> None:
     """Raise NonFinite naming the parts of the loss that are not numbers."""
-    bad = [f"{name} is {value.item()}" for name, value in losses.items() if not torch.isfinite(value)]
-    if bad:
+    if bad := [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]:
         raise NonFinite(f"step {step}: {', '.join(bad)}; lower --lr, or look at the images of this step")

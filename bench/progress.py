@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 EVERY_S = 0.5
@@ -17,8 +18,8 @@ class Progress:
         self.begun = self.last = time.monotonic()
         self.done = 0
 
-    def step(self, loss: float | None) -> None:
-        """One more step is done; `loss` of this rank, None where asking would wait for the device."""
+    def step(self, loss: Callable[[], float] | None) -> None:
+        """One more step is done; `loss` gives this rank's, asked when it is shown; None where asking would wait for the device."""
         self.done += 1
         now = time.monotonic()
         final = self.done == self.steps
@@ -26,7 +27,7 @@ class Progress:
             return
         self.last = now
         rate = self.done / (now - self.begun)
-        told = "" if loss is None else f"  loss {loss:.4f}"
+        told = "" if loss is None else f"  loss {loss():.4f}"
         left = (self.steps - self.done) / rate
         text = f"{self.title}  step {self.done}/{self.steps}{told}  {rate * self.global_batch:.1f} samples/s  {left:.0f} s left"
         with contextlib.suppress(OSError):  # whoever read it is gone; if that was the launcher, the watch ends the run

@@ -67,7 +67,7 @@ def refuse_skipped(steps: Sequence[Step]) -> None:
 
 def mean_losses(backend: Backend, steps: Sequence[Step]) -> list[dict[str, float]]:
     """Losses of the global batch, one entry a step: the mean over ranks, whose shares are equal."""
-    own = [{name: value.item() for name, value in step.losses.items()} for step in steps]
+    own = [step.losses for step in steps]
     return over_ranks(backend.gather(own))
 
 

@@ -3,9 +3,11 @@
 From the files of all, and from the processes of its own host, a rank tells the first cause of a failure.
 """
 
+import contextlib
 import json
 import os
 import re
+import select
 import socket
 import time
 from collections.abc import Mapping
@@ -45,6 +47,7 @@ class Sight:
         self.kills = memory_kills()
         self.interface = os.environ.get(NAMED)  # of a run over several hosts
         self._peers: dict[int, dict[str, Any]] = {}  # `alive` files never change: each is read once
+        self._ends, self._handles = select.poll(), list[int]()  # of the peers' processes on this host
         self._beats_due = 0.0
         self._out_since: float | None = None
 
@@ -57,8 +60,13 @@ class Sight:
         self.write("alive", {"pid": os.getpid(), "host": socket.gethostname()})
 
     def close(self) -> None:
-        """Show nothing more."""
-        os.close(self._beat)
+        """Show nothing more, and see nothing."""
+        for handle in [self._beat, *self._handles]:
+            os.close(handle)
+
+    def ended(self) -> bool:
+        """Whether the process of a peer on this host has ended: one call of the kernel, where `look` is a millisecond's work."""
+        return bool(self._ends.poll(0))
 
     def beat(self) -> None:
         """Say that this rank lives, where it is, and whether its host's cable is in."""
@@ -182,7 +190,15 @@ class Sight:
         """Host and process of a rank that has joined."""
         if rank not in self._peers and (told := self.read("alive", rank)):
             self._peers[rank] = told
+            self._follow(told)
         return self._peers.get(rank)
+
+    def _follow(self, alive: Mapping[str, Any]) -> None:
+        if alive["pid"] == os.getpid() or alive["host"] != socket.gethostname():
+            return
+        with contextlib.suppress(OSError):  # gone already, or a kernel without such handles: `look` goes by /proc
+            self._handles.append(os.pidfd_open(alive["pid"]))
+            self._ends.register(self._handles[-1], select.POLLIN)
 
     def _seen(self, rank: int) -> tuple[float, float, int, str]:
         """(time of the last beat, time of the last progress, step, phase)."""

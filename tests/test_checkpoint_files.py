@@ -232,10 +232,10 @@ def test_nobody_goes_on_from_a_loss_that_is_no_number(tmp_path, backend):
     keeper = Keeper(backend, config(tmp_path), Quiet(), Start(), "nan")
     keeper.go_on(9)
     backend.steps = 1
-    keeper.after_update(Step(0, {"total": torch.tensor(1.0)}, StepInfo(False, None)))
+    keeper.after_update(Step(0, [{"total": 1.0}], StepInfo(False, None)))
     backend.steps = EVERY
     with pytest.raises(NonFinite):
-        keeper.after_update(Step(1, {"total": torch.tensor(float("nan"))}, StepInfo(False, None)))
+        keeper.after_update(Step(1, [{"total": float("nan")}], StepInfo(False, None)))
     assert checkpoints.found(tmp_path) == []
     assert not keeper.writer.busy
 
@@ -244,7 +244,7 @@ def test_a_training_that_goes_on_has_all_its_losses_and_nothing_left_is_an_error
     keeper = Keeper(backend, config(tmp_path), Quiet(), Start(), "first")
     keeper.go_on(6)
     losses: list[float] = []
-    take(backend, keeper, 6, lambda step: losses.append(step.losses["total"].item()))
+    take(backend, keeper, 6, lambda step: losses.append(step.losses["total"]))
     keeper.close()
     state = backend.full_state()
     start = restart.pick(config(tmp_path), goes_on=True)
@@ -253,7 +253,7 @@ def test_a_training_that_goes_on_has_all_its_losses_and_nothing_left_is_an_error
     again.go_on(6)
     assert backend.steps == 4
     assert [each["total"] for each in again.losses] == losses[:4]
-    take(backend, again, 2, lambda step: losses.append(step.losses["total"].item()))
+    take(backend, again, 2, lambda step: losses.append(step.losses["total"]))
     assert losses[6:] == losses[4:6]
     assert all(torch.equal(value, state[name]) for name, value in backend.full_state().items())
     with pytest.raises(CheckpointError, match="has taken 4 of 4 steps"):

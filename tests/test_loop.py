@@ -108,22 +108,46 @@ def test_the_loss_is_divided_once(accumulation):
     log: list[Any] = []
     steps = take(Engine(log), accumulation=accumulation, value=lambda step, micro: 8.0)
     assert [entry[1] for entry in log if entry[0] == "backward"] == [8.0 / accumulation] * (2 * accumulation)
-    assert [{name: value.item() for name, value in step.losses.items()} for step in steps] == [
-        {"total": 8.0, "lm": 4.0}
-    ] * 2
+    assert [step.losses for step in steps] == [{"total": 8.0, "lm": 4.0}] * 2
 
 
-def test_losses_are_means_over_micro_batches_and_keep_no_graph():
-    leaf = torch.tensor(1.0, requires_grad=True)
+class Learning(Engine):
+    """Its losses have a graph behind them."""
 
-    class Learning(Engine):
-        def forward(self, batch: Mapping[str, Tensor], *, sync: bool) -> Losses:
-            return Losses(batch["x"] * leaf, batch["x"] * leaf / 2)
+    def __init__(self, device: torch.device) -> None:
+        super().__init__([])
+        self.device = device
+        self.leaf = torch.tensor(1.0, requires_grad=True)
 
-    steps = take(Learning([]), steps=1)
-    assert steps[0].losses["total"].item() == 0.5
-    assert steps[0].losses["lm"].item() == 0.25
-    assert not any(value.requires_grad for value in steps[0].losses.values())
+    def forward(self, batch: Mapping[str, Tensor], *, sync: bool) -> Losses:
+        x = torch.tensor(float(self.log.count("forward")))
+        self.log.append("forward")
+        return Losses(x * self.leaf, x * self.leaf / 2)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_losses_are_means_over_micro_batches_and_keep_no_graph(device):
+    """Numbers at once on a CPU; elsewhere tensors, since a number would wait."""
+    (step,) = take(Learning(torch.device(device)), steps=1)  # 0 and 1
+    assert step.losses == {"total": 0.5, "lm": 0.25}
+    values = [value for part in step.parts for value in part.values()]
+    if device == "cpu":
+        assert values == [0.0, 0.0, 1.0, 0.5]
+    else:
+        assert [value.requires_grad for value in values] == [False] * 4
+
+
+def test_a_step_that_fails_is_no_measurement():
+    clock = Clock(CPU)
+
+    def fail(step: int, micro: int) -> dict[str, Tensor]:
+        if step == 1:
+            raise RuntimeError("lost")
+        return {"x": torch.tensor(1.0)}
+
+    with pytest.raises(RuntimeError, match="lost"):
+        train(Engine([]), fail, steps=3, accumulation=1, clock=clock, watch=Watcher([]))  # type: ignore[arg-type]
+    assert (len(clock.step_s), len(clock.data_s)) == (1, 1)
 
 
 def test_positions_go_on_from_where_the_engine_stands():
@@ -153,11 +177,11 @@ def test_a_loss_that_is_no_number_stops_at_its_step(bad):
 
 def test_the_part_that_is_no_number_is_named_alone():
     with pytest.raises(NonFinite) as caught:
-        check_finite(4, {"total": torch.tensor(1.0), "focal": torch.tensor(math.nan), "dice": torch.tensor(2.0)})
+        check_finite(4, {"total": 1.0, "focal": math.nan, "dice": 2.0})
     assert "step 4: focal is nan" in str(caught.value)
     assert "dice" not in str(caught.value)
     assert caught.value.ringzero_cause == "non-finite"
-    check_finite(4, {"total": torch.tensor(1.0)})
+    check_finite(4, {"total": 1.0})
 
 
 def test_elsewhere_than_on_a_cpu_losses_are_looked_at_after_the_window():

@@ -35,7 +35,7 @@ def go(
     told = Progress("ring x2", steps, 8, show=show, stream=stream)
     for _ in range(steps):
         hands.now += seconds
-        told.step(loss)
+        told.step(None if loss is None else lambda: loss)
     return stream.getvalue()
 
 

@@ -142,8 +142,10 @@ def test_a_dead_rank_is_found_where_it_was(ranks, child, tmp_path):
     process = child("sleep", "60")
     two.write("alive", {"pid": process.pid, "host": socket.gethostname()})
     assert one.look() is None
+    assert not one.ended()
     process.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert one.ended()
     failure = one.look()
     assert failure is not None
     assert (failure.rank, failure.step, failure.phase, failure.cause) == (1, 5, "backward", "peer lost")

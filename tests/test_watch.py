@@ -159,16 +159,25 @@ def test_an_error_after_the_launcher_is_gone_follows_from_that(ranks, monkeypatc
 
 
 THREAD = """
-import sys, time
+import json, socket, subprocess, sys, time
 from pathlib import Path
 from bench import watch
 watch.TICK_S = watch.GRACE_S = 0.05
-one = watch.Watch(0, 1, 0.5 if sys.argv[2] == "stuck" else 60.0, launched=False)
-one.start()
-one.join(Path(sys.argv[1]), lambda failure, measured: print(failure.cause, failure.phase, failure.step, flush=True))
+folder, how = Path(sys.argv[1]), sys.argv[2]
+one = watch.Watch(0, 2 if how == "peer" else 1, 0.5 if how == "stuck" else 60.0, launched=False)
+one.join(folder, lambda failure, measured: print(failure.cause, failure.phase, failure.step, flush=True))
 one.at(2, "forward")
+if how == "peer":
+    peer = subprocess.Popen(["sleep", "60"])
+    (folder / "rank_1.alive").write_text(json.dumps({"pid": peer.pid, "host": socket.gethostname()}))
+    (folder / "rank_1.beat").write_text(f"{time.time()} {time.time()} 3 update")
+    one.sight.look()
+    watch.LOOKS = 10**9  # only the kernel's word makes it look again
+one.start()
 print("ready", flush=True)
-if sys.argv[2] == "finish":
+if how == "peer":
+    peer.kill()
+if how == "finish":
     one.finish()
     print("finished", flush=True)
 else:
@@ -181,6 +190,7 @@ else:
     [
         ("stuck", 1, "time limit forward 2"),
         ("signal", 1, "interrupted forward 2"),
+        ("peer", 1, "peer lost update 3"),
         ("finish", 0, "finished"),
     ],
 )

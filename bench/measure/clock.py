@@ -1,10 +1,13 @@
 """The one clock of all engines: a mark at each end of a step, and no synchronisation in between."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from torch import Tensor
+
+Batch = Mapping[str, Tensor]
 
 
 class Clock:
@@ -16,32 +19,38 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
         self.data_s: list[float] = []  # host seconds inside each step in which the batch was made
-        self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self.step_s: list[float] = []  # raw, one a step that is over; on a GPU empty until `finish`
+        self._marks: list[tuple[Any, Any]] = []  # of a GPU: the two events of each step
+        self._begin: Any = None
         self._data = 0.0
 
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        """Around one whole step."""
+    def begin_step(self) -> None:
+        """A whole step begins."""
         self._data = 0.0
+        self._begin = self._mark()
+
+    def end_step(self) -> None:
+        """The step is over; one that never comes here is no measurement."""
+        end = self._mark()
         if self.cuda:
-            first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            first.record()
-            yield
-            last.record()
-            self._marks.append((first, last))
+            self._marks.append((self._begin, end))
         else:
-            begin = time.perf_counter()
-            yield
-            self.step_s.append(time.perf_counter() - begin)
+            self.step_s.append(end - self._begin)
         self.data_s.append(self._data)
 
-    @contextmanager
-    def data(self) -> Iterator[None]:
-        """Around the making of one micro-batch, inside a step."""
+    def data(self, make: Callable[[int, int], Batch], step: int, micro: int) -> Batch:
+        """The micro-batch that `make` makes, inside a step."""
         begin = time.perf_counter()
-        yield
+        made = make(step, micro)
         self._data += time.perf_counter() - begin
+        return made
+
+    def _mark(self) -> Any:
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def finish(self) -> None:
         """Wait for the device: the end of the window."""

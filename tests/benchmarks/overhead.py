@@ -136,7 +136,7 @@ def main() -> None:
         marks = [(time.perf_counter(), inside.total)]
 
         def told(step: Step) -> None:
-            progress.step(step.losses["total"].item())
+            progress.step(lambda: step.losses["total"])
             marks.append((time.perf_counter(), inside.total))
 
         train(

@@ -78,7 +78,7 @@ class Stepper:
                     watch=Quiet(),
                 )
                 took.append(time.perf_counter_ns() - begin)
-                loss = float(step.losses["total"])
+                loss = step.losses["total"]
         finally:
             gc.enable()
         return {"ns": took, "loss": loss}

@@ -127,7 +127,7 @@ def run(
         watch=Quiet(),
         lr=lr,
     )
-    everyone = backend.gather([step.losses["total"].item() for step in taken])
+    everyone = backend.gather([step.losses["total"] for step in taken])
     return [sum(rank[i] for rank in everyone) / len(everyone) for i in range(steps)]
 
 
