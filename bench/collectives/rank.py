@@ -71,6 +71,7 @@ class Rank:
             self.libraries[library] = MAKERS[library](self.world, self.values)
         except Missing as missing:
             return {"reason": str(missing)}
+        gc.freeze()  # what is there stays: the collection before each turn would take longer than the turn
         return {"reason": None, "settings": self.libraries[library].settings}
 
     def turn(self, library: str, operation: str, values: int, iterations: int, checks: int) -> dict[str, Any]:
