@@ -19,6 +19,7 @@ from bench.failure import Cause, Failure, cause_of
 from bench.sight import Sight
 
 TICK_S = 0.25
+BEATS = 2  # ticks from sign of life to sign of life
 LOOKS = 4  # ticks from look to look: one is a millisecond of a core whose caches hold something else
 LULL_S = 0.25  # before looking again for a first cause; a launcher that ends its ranks gives them a second in all
 GRACE_S = 3.0  # how long the others wait for the record to be closed before they leave, and for a late first cause
@@ -110,9 +111,10 @@ class Watch:
                     os._exit(EXIT_FAILED)  # nothing has begun, so there is nothing to close
                 continue
             tick += 1
+            if not tick % BEATS:
+                self.sight.beat()
             if taken is None and not orphaned and tick % LOOKS and not self.sight.ended():
                 continue
-            self.sight.beat()
             failure = self.sight.look()
             if failure is None and (taken is not None or orphaned):
                 if taken is not None:
