@@ -77,7 +77,7 @@ def test_norms_are_norms():
 
 
 def steps(*skipped: bool) -> list[Step]:
-    return [Step(number, {}, StepInfo(skip, None)) for number, skip in enumerate(skipped, 4)]
+    return [Step(number, [], StepInfo(skip, None)) for number, skip in enumerate(skipped, 4)]
 
 
 def test_skipped_steps_are_refused_by_number():
@@ -87,7 +87,7 @@ def test_skipped_steps_are_refused_by_number():
 
 
 def test_losses_are_means_over_ranks():
-    own = [Step(0, {"total": torch.tensor(1.0), "lm": torch.tensor(2.0)}, StepInfo(False, None))]
+    own = [Step(0, [{"total": 1.0, "lm": 2.0}], StepInfo(False, None))]
     others = [[{"total": 4.0, "lm": 2.0}], [{"total": 4.0, "lm": 5.0}]]
     backend: Any = SimpleNamespace(gather=lambda value: [value, *others])
     assert mean_losses(backend, own) == [{"total": 3.0, "lm": 3.0}]
