@@ -88,7 +88,7 @@ def train(
         done.append(step)
         after_update(step)
         clock.end_step()
-        if on_host and not all(math.isfinite(part["total"]) for part in parts):  # as it is where any part is not
+        if on_host and not all(math.isfinite(part["total"]) for part in parts):  # a sum: no number where a part is none
             check_finite(number, step.losses)
         after_step(step)
     clock.finish()
