@@ -8,6 +8,7 @@ paper; `paper` is what the ZeRO paper (Rajbhandari et al. 2020, arXiv 1910.02054
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import nn
 
@@ -51,6 +52,16 @@ class Shapes:
             tuple(shape for shape, trained in known if trained), tuple(shape for shape, trained in known if not trained)
         )
 
+    @cached_property
+    def trained_values(self) -> int:
+        """Of all trained tensors together; kept, since a prediction asks for each of many ranks."""
+        return values(self.trained)
+
+    @cached_property
+    def frozen_values(self) -> int:
+        """Of all frozen tensors together."""
+        return values(self.frozen)
+
 
 def derived(
     engine: str, shapes: Shapes, *, optimizer: str, rank: int, ranks: int, widths: Widths = FULL
@@ -78,7 +89,7 @@ def paper(engine: str, shapes: Shapes, *, optimizer: str, ranks: int) -> dict[st
     master copy) and 0 under SGD. It has no frozen parameters; here they are parameters that have nothing else. FSDP2 is its
     stage 3. Fractions of a byte are rounded up.
     """
-    trained, frozen = VALUE * values(shapes.trained), VALUE * values(shapes.frozen)
+    trained, frozen = VALUE * shapes.trained_values, VALUE * shapes.frozen_values
     stage = 3 if engine == "fsdp" else int(engine.split("-")[1]) if engine.startswith("zero-") else 0
     whole = {
         "parameters": (trained + frozen, 3),
@@ -112,10 +123,10 @@ def values(shapes: Iterable[Shape]) -> int:
 
 
 def _replica(shapes: Shapes, moments: int, widths: Widths) -> dict[str, int]:
-    trained = values(shapes.trained)
+    trained = shapes.trained_values
     counters = COUNTER * len(shapes.trained) if moments else 0
     return {
-        "parameters": widths.parameter * (trained + values(shapes.frozen)),
+        "parameters": widths.parameter * (trained + shapes.frozen_values),
         "gradients": widths.gradient * trained,
         "optimizer": (widths.master + VALUE * moments) * trained + counters,
     }
@@ -129,7 +140,7 @@ def _flat_partition(shapes: Shapes, moments: int, rank: int, ranks: int, widths:
     buckets (`setup_buckets`) live during backward only, so no bucket size enters.
     """
     step = ALIGNMENT * ranks
-    trained = values(shapes.trained)
+    trained = shapes.trained_values
     flat = math.ceil(trained / step) * step
     part = flat // ranks
     begin, end = rank * part, (rank + 1) * part
@@ -142,7 +153,7 @@ def _flat_partition(shapes: Shapes, moments: int, rank: int, ranks: int, widths:
             covered += inside
         at += size
     return {
-        "parameters": widths.parameter * (flat + values(shapes.frozen)),
+        "parameters": widths.parameter * (flat + shapes.frozen_values),
         "gradients": widths.gradient * (touched + part - covered),
         "optimizer": VALUE * (1 + moments) * part + (COUNTER if moments else 0),
     }

@@ -194,7 +194,7 @@ def test_a_wrong_result_has_no_speed():
     assert "gloo: void: 3 values were wrong (all-reduce)" in text
     assert "nccl: no GPU here (all-reduce)" in text
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(table.show(record))
+    console.print(table.show(record, console.width))
     shown = console.export_text()
     assert "void" in shown
     assert "! gloo: void" in shown
@@ -202,6 +202,23 @@ def test_a_wrong_result_has_no_speed():
     lines = nccl.show(record)
     assert "# Out of bounds values : 3 FAILED" in lines
     assert "# not measured: no GPU here" in lines
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_terminal_shows_every_number_whole(width):
+    """What doesn't fit beside stands below: ten sizes, with intervals as wide as they come."""
+    sizes = [4096 * 4**power for power in range(10)]
+    spread = [[[100.0 + 900_000 * step] * 4] * 2 for step in range(3)]
+    record = made([raw("horovod-gloo", "all_reduce", size, spread) for size in sizes])
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table.show(record, console.width))
+    shown = console.export_text()
+    assert "…" not in shown
+    heads = [line.split()[1:] for line in shown.splitlines() if line.startswith("library")]
+    assert [name for head in heads for name in head] == [
+        summary.size_name(size) for size in sizes
+    ] * 2  # of times, then of bandwidths
+    assert (len(heads) == 2) is (width == 200)
 
 
 def test_the_columns_are_those_of_the_nccl_tests():

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.format == "nccl":
         print(nccl.show(record))
     else:
-        console.print(table.show(record))
+        console.print(table.show(record, console.width))
         for written in beside(record, path):
             console.print(f"{written.suffix[1:]:<9} {written}", soft_wrap=True)
     measured = [row for row in record["rows"] if row["rounds"]]

@@ -12,6 +12,7 @@ from bench.collectives.summary import Row, size_name
 from bench.stats import Estimate
 
 GB = 1e9
+GAP = 2  # characters between columns
 LARGE = 4096  # bytes: below, what counts is latency
 TITLES = {
     "all_reduce": "all-reduce",
@@ -35,16 +36,20 @@ COLUMNS = (
 )
 
 
-def show(record: Mapping[str, Any]) -> Group:
-    """For the terminal: of each operation the times and the bus bandwidths, then what was not measured."""
+def show(record: Mapping[str, Any], width: int) -> Group:
+    """For a terminal of `width` characters: of each operation the times and the bus bandwidths, then what was not measured."""
     found = summary.rows(record)
     parts: list[Any] = []
     for operation in dict.fromkeys(row.operation for row in found):
         chosen = summary.select(found, operation)
         parts += [
-            _matrix(f"{TITLES[operation]}, {world(record)}: µs, median over p99", chosen, _time, best=min),
-            _matrix(
-                f"{TITLES[operation]}: busbw GB/s, median over its 95 % interval", _large(chosen), _busbw, best=max
+            *_matrices(f"{TITLES[operation]}, {world(record)}: µs, median over p99", chosen, _time, width, best=min),
+            *_matrices(
+                f"{TITLES[operation]}: busbw GB/s, median over its 95 % interval",
+                _large(chosen),
+                _busbw,
+                width,
+                best=max,
             ),
             Text(ceiling_line(record, operation), "dim"),
             Text(""),
@@ -117,7 +122,20 @@ def _large(chosen: Sequence[Row]) -> Sequence[Row]:
     return [row for row in chosen if row.size >= LARGE] or chosen
 
 
-def _matrix(title: str, chosen: Sequence[Row], cell: Any, *, best: Any) -> Table:
+def _matrices(title: str, chosen: Sequence[Row], cell: Any, width: int, *, best: Any) -> list[Table]:
+    """As many tables below each other as the width asks for; the first has the title."""
+    sizes = sorted({row.size for row in chosen})
+    name = max(map(len, ["library", *(row.library for row in chosen)])) + GAP
+    widest = max((len(below) for row in chosen for _, below in cell(row)), default=0) + GAP
+    each = max(1, (width - name) // widest)
+    parts = [sizes[at : at + each] for at in range(0, len(sizes), each)]
+    return [
+        _matrix(title if number == 0 else None, [row for row in chosen if row.size in part], cell, best=best)
+        for number, part in enumerate(parts)
+    ]
+
+
+def _matrix(title: str | None, chosen: Sequence[Row], cell: Any, *, best: Any) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
     table.add_column("library", no_wrap=True)
     sizes = sorted({row.size for row in chosen})

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from backends.ring.buckets import plan
 from backends.ring.pipeline import scratch_values
 from backends.ring.shared import meeting_bytes
-from bench.memory_model import VALUE, Shape, Shapes, derived, values
+from bench.memory_model import VALUE, Shape, Shapes, derived
 from bench.plan.memory.network import Network, largest_tensor
 from bench.plan.memory.recipe import Recipe, recipe
 from bench.plan.setup import OPTIMIZERS, Setup
@@ -69,7 +69,7 @@ def predict(network: Network, setup: Setup) -> Memory:
     activations, workspace = sum(kept.values()), network.workspace(setup.micro_batch, kind)
     own = network.buffer_bytes + exchange.always
     stay = states["parameters"] + states["optimizer"] + own
-    before = _standing_gradients(setup, states["gradients"], kind.widths.gradient * values(shapes.trained))
+    before = _standing_gradients(setup, states["gradients"], kind.widths.gradient * shapes.trained_values)
     update = stay + states["gradients"] + _update_bytes(shapes, setup, kind)
     moments = {
         "forward": stay + exchange.gathered + before + activations + workspace,
@@ -111,7 +111,7 @@ def held(shapes: Shapes, setup: Setup) -> dict[str, int]:
     assert found is not None
     if setup.offload == "none":
         return {**found, "host": 0}
-    part = math.ceil(values(shapes.trained) / setup.ranks)
+    part = math.ceil(shapes.trained_values / setup.ranks)
     host = found["optimizer"] + VALUE * part
     found = {**found, "gradients": 0, "optimizer": 0}
     if setup.offload == "all":
@@ -123,7 +123,7 @@ def held(shapes: Shapes, setup: Setup) -> dict[str, int]:
 def exchanged(network: Network, setup: Setup, kind: Recipe) -> Exchange:
     """What the exchange of gradients and the gathering of parameters need beside the states."""
     shapes, engine = network.shapes, setup.base
-    trained = values(shapes.trained)
+    trained = shapes.trained_values
     own = max(
         1, min(int(setup.bucket_mb * 2**20) // VALUE, trained)
     )  # values in a bucket, as the adapters translate it
@@ -144,7 +144,7 @@ def exchanged(network: Network, setup: Setup, kind: Recipe) -> Exchange:
         return Exchange(backward=buckets, whole=kind.widths.gradient * whole)
     if engine == "zero-3":
         # its coordinator fetches ahead only below `live`, so that bounds all that is gathered but the layer in use
-        gathered = min(max(largest_tensor(shapes), setup.live), values(shapes.trained) + values(shapes.frozen))
+        gathered = min(max(largest_tensor(shapes), setup.live), shapes.trained_values + shapes.frozen_values)
         whole = kind.widths.gradient * largest_tensor(shapes, trained_only=True)
         return Exchange(always=bucket, gathered=kind.widths.parameter * gathered, whole=whole)
     if engine == "fsdp" and setup.ranks > 1:
@@ -176,7 +176,7 @@ def _update_bytes(shapes: Shapes, setup: Setup, kind: Recipe) -> int:
     if setup.offload != "none":
         return 0
     sharded = setup.base in ("zero-1", "zero-2", "zero-3", "fsdp")
-    part = math.ceil(values(shapes.trained) / (setup.ranks if sharded else 1))
+    part = math.ceil(shapes.trained_values / (setup.ranks if sharded else 1))
     copies = VALUE * part if kind.widths.gradient < VALUE and setup.base != "fsdp" else 0
     return copies + (VALUE * part if setup.moments else 0)
 

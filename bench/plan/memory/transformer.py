@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.config import ConfigError
-from bench.memory_model import Shape, Shapes, values
+from bench.memory_model import Shape, Shapes
 from bench.plan.memory.recipe import Recipe
 
 LOSS = 4  # bytes of a logit: the loss is fp32
@@ -60,7 +60,7 @@ class Transformer:
     @property
     def parameters(self) -> int:
         """12 L h^2 (1 + 13 / 12h + (V + s) / 12Lh), and 2 h of the last norm that the equation leaves out."""
-        return values(self.shapes.trained)
+        return self.shapes.trained_values
 
     @property
     def units(self) -> tuple[tuple[Shape, ...], ...]:
