@@ -11,7 +11,7 @@ from bench import launch, launchers, machine, matrix, pairwise, ranktest
 from bench.config import ConfigError, Measure, Output, RunConfig, Training
 from bench.pairwise import Pair
 from bench.report import load
-from bench.report.rows import cause
+from bench.report.rows import cause, groups
 
 REPEATS = ranktest.needed(1) + 1  # one more than a pair needs at least: one run out of place may then be borne
 
@@ -107,7 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{2 * asked.repeats * asked.comparisons} runs; Ctrl-C at any time, the same command goes on", flush=True)
     records = measure(asked, lambda run, ranks: launch.run(run, ranks), lambda line: print(line, flush=True))
     pairs = pairwise.aa(records, asked.repeats)
-    lines = [*told(pairs, asked), "", f"Command: `{' '.join(['ringzero aa', *(argv or ())])}`"]
+    where = "; ".join(f"{group.machine}, commit {', '.join(group.commits)}" for group in groups(records))
+    command = " ".join(["ringzero aa", *(argv or ())])
+    lines = [*told(pairs, asked), "", f"Runs from {records[0]['started'][:10]} on: {where}. Command: `{command}`"]
     (asked.results / "aa.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines), f"\nwrote {asked.results / 'aa.md'}", sep="\n")
     return 0 if sum(pair.shown for pair in pairs) <= ranktest.ALPHA * len(pairs) else 1

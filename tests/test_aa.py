@@ -64,6 +64,9 @@ def test_the_command_says_how_often_they_were_called_different(
     assert "**ddp x2 against itself: called different in 0 of 3 comparisons**" in text
     assert text.count("| no difference shown |") == 3
     assert f"`ringzero aa {' '.join(words)}`" in text
+    first = json.loads(min(tmp_path.glob("*.json")).read_text())
+    assert f"Runs from {first['started'][:10]} on: {first['environment']['machine']['cpu']}" in text
+    assert f"commit {first['environment']['commit']}" in text
     assert text.strip() in capsys.readouterr().out
     for path in sorted(tmp_path.glob("*.json"))[:8]:  # the first comparison: every run of A slower
         record = json.loads(path.read_text())
