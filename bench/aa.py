@@ -10,8 +10,7 @@ import tyro
 from bench import launch, launchers, machine, matrix, pairwise, ranktest
 from bench.config import ConfigError, Measure, Output, RunConfig, Training
 from bench.pairwise import Pair
-from bench.report import load
-from bench.report.rows import cause, groups
+from bench.report import load, rows
 
 REPEATS = ranktest.needed(1) + 1  # one more than a pair needs at least: one run out of place may then be borne
 
@@ -67,7 +66,7 @@ def measure(asked: AA, run: Callable[[RunConfig, int], Path], tell: Callable[[st
         lost = 0 if record["status"] == "done" else lost + 1
         tell(f"{len(known) + (lost == 0)}/{need} {record['run_id']} {record['status']}")
         if lost == 3:
-            raise ConfigError(f"three runs failed in a row, the last with {cause(record)}; try: ringzero launch")
+            raise ConfigError(f"three runs failed in a row, the last with {rows.cause(record)}; try: ringzero launch")
         known += [record] if lost == 0 else []
     return known[:need]
 
@@ -107,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{2 * asked.repeats * asked.comparisons} runs; Ctrl-C at any time, the same command goes on", flush=True)
     records = measure(asked, lambda run, ranks: launch.run(run, ranks), lambda line: print(line, flush=True))
     pairs = pairwise.aa(records, asked.repeats)
-    where = "; ".join(f"{group.machine}, commit {', '.join(group.commits)}" for group in groups(records))
+    where = "; ".join(sorted({f"{rows.machine(record)}, commit {rows.commit(record)}" for record in records}))
     command = " ".join(["ringzero aa", *(argv or ())])
     lines = [*told(pairs, asked), "", f"Runs from {records[0]['started'][:10]} on: {where}. Command: `{command}`"]
     (asked.results / "aa.md").write_text("\n".join(lines) + "\n")

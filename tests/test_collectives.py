@@ -215,9 +215,8 @@ def test_a_terminal_shows_every_number_whole(width):
     shown = console.export_text()
     assert "…" not in shown
     heads = [line.split()[1:] for line in shown.splitlines() if line.startswith("library")]
-    assert [name for head in heads for name in head] == [
-        summary.size_name(size) for size in sizes
-    ] * 2  # of times, then of bandwidths
+    twice = [summary.size_name(size) for size in sizes] * 2  # of times, then of bandwidths
+    assert [name for head in heads for name in head] == twice
     assert (len(heads) == 2) is (width == 200)
 
 

@@ -133,7 +133,7 @@ def machine(record: Record) -> str:
     return ", ".join([str(seen.get("cpu", "unknown machine")), *seen.get("gpus", ())])
 
 
-def _commit(record: Record) -> str:
+def commit(record: Record) -> str:
     environment = record["environment"] or {}
     return f"{environment.get('commit') or 'unknown'}{' (modified)' if environment.get('dirty') else ''}"
 
@@ -174,7 +174,7 @@ def _group(records: list[Record], known: Mapping[str, Record], single: Sequence[
         machine=machine(first),
         device=device(first),
         rows=rows,
-        commits=tuple(sorted({_commit(record) for record in records})),
+        commits=tuple(sorted({commit(record) for record in records})),
         dates=(started[0], started[-1]),
         runs=max(len(row.files) for row in rows),
         track=track(first),
