@@ -46,11 +46,14 @@ PROOF = {
     "amp_bf16": Tolerance(loss=5e-4, parameter=1e-2, steps=2),
 }
 # The measured steps. Under AdamW an element whose gradient is rounding noise still moves by up to lr, in a direction
-# that the noise decides: in ten steps two ways to cut one batch parted by 3e-7, 1e-3 in fp32, 2e-4, 5e-3 in amp_bf16. Cut
-# into single samples, for which other kernels multiply, it parted by 1.5e-5 in fp32, alike under every engine on 4 ranks.
+# that the noise decides: in ten steps two ways to cut one batch parted by 3e-7, 1e-3 in fp32. Cut into single samples, for
+# which other kernels multiply, they parted by 1.5e-5 in fp32, alike under every engine on 4 ranks. In amp_bf16 each step's
+# rounding of the weights feeds that noise: over 7 seeds the losses parted by up to 2.3e-4 and the worst tensor, where ten
+# steps can move every element and so 1.4 of the norm, by 1.3e-3 to 1.5e-2, on another processor by 5.9e-2. Mistakes that
+# must not pass: L2 for decoupled weight decay 1.4; Adam without bias correction 1.5e-2 in the losses.
 MEASURED = {
     "fp32": Tolerance(loss=5e-5, parameter=1e-2, steps=10),
-    "amp_bf16": Tolerance(loss=2e-3, parameter=5e-2, steps=10),
+    "amp_bf16": Tolerance(loss=2e-3, parameter=2e-1, steps=10),
 }
 
 
