@@ -20,7 +20,7 @@ class Report:
     """Print the tables of a comparison: engine, throughput with its interval, memory, verdict, and what may be said of pairs."""
 
     comparison: tyro.conf.Positional[str] = "latest"
-    """Name of a comparison or of a study (its file without .compare.json or .tune.json), or latest."""
+    """Name of a comparison or of a study (its file without .compare.json or .tune.json), latest, or the folder of records."""
     results: Path = Path("results")
     """Folder of the records."""
     all: bool = False
@@ -51,11 +51,12 @@ def report(argv: Sequence[str] | None = None) -> int:
     asked = tyro.cli(Report, args=argv, prog="ringzero report")
     stated = Stated(peak_tflops=asked.peak_tflops, price_per_hour=asked.price_per_hour)
     console = Console(highlight=False)
-    _, records, whole = chosen(asked.comparison, asked.results, asked.all)
+    picked = chosen(asked.comparison, asked.results, asked.all)
+    records = picked.records
     made = groups(records)
     files = verdicts.by_file(records)
     found = [verdicts.compare(group, files) for group in made] if len(made) <= PAIRED_GROUPS else []
-    study = studied(asked.comparison, asked.results) if not asked.all else None
+    study = studied(asked.comparison, picked.folder) if not asked.all else None
     if study:
         console.print(study[0])
         console.print()
@@ -73,7 +74,7 @@ def report(argv: Sequence[str] | None = None) -> int:
         pairs = "".join("\n" + "\n".join(verdicts.markdown(each)) + "\n" for each in found)
         ways = scaling.markdown(made)
         meant = "".join("\n".join(costs.markdown(group, files, stated)) + "\n" for group in made)
-        tables = table.markdown(made, folder=relative(asked.results, asked.markdown.parent))
+        tables = table.markdown(made, folder=relative(picked.folder, asked.markdown.parent))
         asked.markdown.write_text(
             (study[1] + "\n" if study else "") + tables + pairs + (f"\n{ways}" if ways else "") + meant
         )
@@ -81,7 +82,7 @@ def report(argv: Sequence[str] | None = None) -> int:
     if asked.html:
         from bench.report import page
 
-        folder = relative(asked.results, asked.html.parent)
+        folder = relative(picked.folder, asked.html.parent)
         print(f"wrote {page.write(made, records, asked.html, folder=folder, found=found, stated=stated)}")
     if asked.csv or asked.parquet:
         from bench import frame
@@ -89,7 +90,7 @@ def report(argv: Sequence[str] | None = None) -> int:
 
         for path in written.write(frame.frame(records, stated=stated), csv=asked.csv, parquet=asked.parquet):
             print(f"wrote {path}")
-    return 0 if whole else 1
+    return 0 if picked.whole else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class Plot:
     ] = "overview"
     """What to draw."""
     comparison: tyro.conf.Positional[str] = "latest"
-    """Name of a comparison or of a study (its file without .compare.json or .tune.json), or latest."""
+    """Name of a comparison or of a study (its file without .compare.json or .tune.json), latest, or the folder of records."""
     results: Path = Path("results")
     """Folder of the records."""
     all: bool = False
@@ -137,8 +138,9 @@ def plot(argv: Sequence[str] | None = None) -> int:
     formats = [each.strip() for each in asked.format.split(",")]
     if unknown := sorted(set(formats) - set(catalog.FORMATS)):
         raise ConfigError(f"--format {', '.join(unknown)}: there are {', '.join(catalog.FORMATS)}")
-    name, records, whole = chosen(asked.comparison, asked.results, asked.all)
-    stem = asked.output or asked.results / name
+    picked = chosen(asked.comparison, asked.results, asked.all)
+    records = picked.records
+    stem = asked.output or picked.folder / picked.name
     if stem.suffix.removeprefix(".") in catalog.FORMATS:
         stem = stem.with_suffix("")
     made = groups(records)
@@ -152,17 +154,31 @@ def plot(argv: Sequence[str] | None = None) -> int:
             continue
         for path in paths:
             print(path)
-    return 0 if whole else 1
+    return 0 if picked.whole else 1
 
 
-def chosen(name: str, results: Path, everything: bool) -> tuple[str, list[dict[str, Any]], bool]:
-    """(name for files, records, whether all could be read) of a comparison; what can't be read is told on stderr.
+@dataclass(frozen=True)
+class Picked:
+    """Records to show. `name` is for files; `whole`: all could be read."""
 
-    Raises Unreadable or ComparisonError where there is nothing.
+    name: str
+    folder: Path
+    records: list[dict[str, Any]]
+    whole: bool
+
+
+def chosen(name: str, results: Path, everything: bool) -> Picked:
+    """The records of a comparison; of the latest in a folder, where `name` is one; all, where runs were only started by hand.
+
+    What can't be read is told on stderr. Raises Unreadable or ComparisonError where there is nothing.
     """
     from bench import comparison
     from bench.report import load
 
+    if Path(name).is_dir():
+        name, results = "latest", Path(name)
+    if name == "latest" and results.is_dir() and not everything and not comparison.names(results):
+        everything = True
     if not everything and (path := results / f"{name}{load.STUDY}").is_file():
         from bench.tuning.study import read
 
@@ -179,7 +195,7 @@ def chosen(name: str, results: Path, everything: bool) -> tuple[str, list[dict[s
     if not loaded.records:
         raise load.Unreadable(f"no record to show in {results}; make some with: ringzero compare quick")
     gc.freeze()  # of many records, each full collection would look through millions of objects that stay
-    return name, loaded.records, not loaded.unreadable
+    return Picked(name, results, loaded.records, not loaded.unreadable)
 
 
 def studied(name: str, results: Path) -> tuple[Any, str] | None:

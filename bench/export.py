@@ -20,7 +20,7 @@ class Export:
     format: tyro.conf.Positional[Format]
     """mlperf: a log a run; pytest-benchmark: one JSON file; tensorboard: a folder of scalars a run."""
     comparison: tyro.conf.Positional[str] = "latest"
-    """Name of a comparison (its file without .compare.json), or latest."""
+    """Name of a comparison (its file without .compare.json), latest, or the folder of records."""
     output: Path
     """The JSON file of pytest-benchmark; the folder of the others."""
     results: Path = Path("results")
@@ -34,17 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bench.commands import chosen
 
     asked = tyro.cli(Export, args=argv, prog="ringzero export")
-    _, records, whole = chosen(asked.comparison, asked.results, asked.all)
+    picked = chosen(asked.comparison, asked.results, asked.all)
     folder = asked.format != "pytest-benchmark"
     if asked.output.exists() and asked.output.is_dir() != folder:
         wanted, found = ("folder", "file") if folder else ("file", "folder")
         raise ConfigError(f"--output {asked.output} is a {found}, {asked.format} writes a {wanted}; name another")
     try:
-        written = _write(asked.format, records, asked.output)
+        written = _write(asked.format, picked.records, asked.output)
     except OSError as error:
         raise ConfigError(f"cannot write {asked.output}: {error.strerror or error}; name another --output") from error
     print(f"wrote {len(written)} file{'s' if len(written) != 1 else ''}: {asked.output}")
-    return 0 if whole else 1
+    return 0 if picked.whole else 1
 
 
 def _write(wanted: Format, records: list[dict[str, Any]], output: Path) -> list[Path]:

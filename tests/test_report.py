@@ -226,6 +226,22 @@ def test_report_shows_the_latest_comparison(tmp_path: Path, capsys) -> None:
     assert "fsdp" in capsys.readouterr().out
 
 
+def test_a_folder_stands_for_its_latest_comparison_or_for_all_runs_started_by_hand(tmp_path: Path, capsys) -> None:
+    made.write(tmp_path, SINGLE, made.record("fsdp", 2))
+    for words in ([str(tmp_path)], ["--results", str(tmp_path)]):  # no comparison there
+        assert main(["report", *words, "--markdown", str(tmp_path / "t.md")]) == 0
+        assert "fsdp" in capsys.readouterr().out
+        assert f"]({SINGLE['run_id']}.json)" in (tmp_path / "t.md").read_text()
+    assert main(["plot", "overview", str(tmp_path), "--format", "png"]) == 0
+    assert (tmp_path / "all.png").exists()
+    capsys.readouterr()
+    remembered(tmp_path, SINGLE, DDP)
+    assert main(["report", f"{tmp_path}/"]) == 0
+    text = capsys.readouterr().out
+    assert "ddp" in text
+    assert "fsdp" not in text
+
+
 def test_report_tells_what_it_could_not_read(tmp_path: Path, capsys) -> None:
     kept = remembered(tmp_path, SINGLE, DDP)
     (tmp_path / kept.records[1]).unlink()
