@@ -157,6 +157,14 @@ def test_bf16_is_held_to_its_own_tolerance() -> None:
     assert verify(changed(DDP, f"proof/{OFF}/losses/1/total", scaled(1 + 1e-4)), SINGLE).status == "void"
 
 
+@pytest.mark.parametrize(("apart", "status"), [(5.9e-2, "verified"), (2.5e-1, "void")])
+def test_the_measured_bound_of_bf16_lies_between_rounding_and_mistakes(apart: float, status: str) -> None:
+    """The most that rounding was seen to do to a tensor, and the first tensor of a run whose decay was L2."""
+    workload = {"precision": "amp_bf16"}
+    moved = changed(record("ddp", 2, workload=workload), "parameters/tensors/head.weight/norm", scaled(1 + apart))
+    assert verify(moved, record("single", workload=workload)).status == status
+
+
 def test_tolerances_are_ordered() -> None:
     for table in (PROOF, MEASURED):
         assert table["fp32"].loss < table["amp_bf16"].loss
