@@ -16,7 +16,7 @@ from bench import launch
 from bench.config import RunConfig
 from bench.hosts import start as hosts_start
 from bench.hosts.ssh import Ssh
-from bench.lab import laboratory, start
+from bench.lab import laboratory, left, start
 from bench.lab.faults import KINDS, Kind, Scene
 from bench.lab.host import INTERFACE
 from bench.lab.lab import Lab
@@ -32,7 +32,8 @@ SLACK_S = 20.0  # beyond the run's own limit: to end it on all hosts, and to wri
 
 @dataclass(frozen=True)
 class Outcome:
-    """`seconds`: from the fault to the end of the run; `wrong`: what should not be, a line each."""
+    """`seconds`: from the fault to the end of the run; `checkpoints`: whole ones that are there, where the run writes any;
+    `wrong`: what should not be, a line each."""
 
     kind: str
     label: str
@@ -41,6 +42,7 @@ class Outcome:
     seconds: float
     record: Path
     said: str
+    checkpoints: int
     wrong: list[str]
 
 
@@ -77,16 +79,21 @@ def fault(
             run.join(allowed)
             seconds = time.monotonic() - begun
             hung = run.is_alive()
-        left = remaining(lab)
+        running = remaining(lab)
         lab.end_runs()  # where it hangs, this ends it, and the record is written
         run.join(SLACK_S)
     if not ended:
         raise LabError(f"{name}: no record was written within {allowed:.0f} s")
     record = json.loads(ended[0].read_text())
     wrong = [f"it hung for {allowed:.0f} s"] if hung else []
-    wrong += [f"still running: {each}" for each in left]
-    wrong += _judge(kind, scene, record, results) + ([] if lab_gone(lab) else ["the laboratory was not removed"])
-    return Outcome(name, config.engine.label, scene.victim.name, at_step, seconds, ended[0], _said(record), wrong)
+    wrong += [f"still running: {each}" for each in running]
+    wrong += _judge(kind, scene, record, results)
+    wrong += [f"left: {each}" for each in left.of_lab(lab, results)]
+    kept = config.checkpoints
+    whole, not_whole = left.checkpoints(kept.checkpoint_folder) if kept.checkpoint_every else (0, [])
+    wrong += not_whole
+    label, at = config.engine.label, scene.victim.name
+    return Outcome(name, label, at, at_step, seconds, ended[0], _said(record), whole, wrong)
 
 
 def chosen(name: str, config: RunConfig) -> Kind:
@@ -132,11 +139,6 @@ def remaining(lab: Lab) -> list[str]:
     return found
 
 
-def lab_gone(lab: Lab) -> bool:
-    """No process, no folder."""
-    return not lab.state.exists() and not any(each.alive() for each in lab.hosts)
-
-
 def _judge(kind: Kind, scene: Scene, record: dict[str, Any], results: Path) -> list[str]:
     """What is wrong with how it ended."""
     wrong = []
@@ -145,8 +147,8 @@ def _judge(kind: Kind, scene: Scene, record: dict[str, Any], results: Path) -> l
         wrong.append(f"it ended as {end!r}, not as {' or '.join(map(repr, kind.ends))}")
     if record["status"] != "done" and kind.blames and scene.victim.name not in _said(record):
         wrong.append(f"the message does not name {scene.victim.name}")
-    left = [path.name for path in results.glob("*.partial")] + [path.name for path in results.glob(".incoming/*")]
-    return wrong + [f"left in {results}: {name}" for name in left]
+    names = [path.name for path in results.glob("*.partial")] + [path.name for path in results.glob(".incoming/*")]
+    return wrong + [f"left in {results}: {name}" for name in names]
 
 
 def _said(record: dict[str, Any]) -> str:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     console = Console(highlight=False)
     console.print(
         f"{found.kind} on {found.victim}, {found.label}: ended {found.seconds:.1f} s later\n{found.said}\n"
-        f"record: {found.record}",
+        f"record: {found.record}{f'; whole checkpoints: {found.checkpoints}' if asked.run.checkpoints.checkpoint_every else ''}",
         markup=False, soft_wrap=True,
     )  # fmt: skip
     for line in found.wrong:
