@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(elastic.command(asked.run, ranks, asked.restarts))
         return 0
     if asked.dry_run and hosts is not None:
+        asked.restarts.check(asked.run, ranks)
         where = asked.where
         made = spread.commands(
             asked.run, hosts, ranks, interface=where.interface, ssh=where.reach(), pdsh=where.pdsh, srun=where.srun
@@ -59,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     asked.run.micro_batch(ranks)  # before hosts are asked
     there = ready(asked.where, asked.run.output.results, lambda note: print(f"! {note}", file=sys.stderr))
-    build = there.build() if there else launchers.command
-    path = elastic.run(asked.run, ranks, asked.restarts, limit_s=asked.run_limit_s, echo=echo, build=build)
+    build, place = (there.build(), there.place) if there else (launchers.command, None)
+    path = elastic.run(asked.run, ranks, asked.restarts, limit_s=asked.run_limit_s, echo=echo, build=build, place=place)
     record = load.read(path)
     print(
         f"{record['status']}: {path}"

@@ -16,6 +16,8 @@ class Restarts:
     """elastic: so many starts after the first, at most."""
     min_ranks: int | None = None
     """elastic: with fewer ranks after each loss, down to this many; by default with as many as before."""
+    host_wait_s: float = 60.0
+    """elastic: wait so many seconds for a host that does not answer, where the others have no room for its ranks."""
 
     def check(self, config: RunConfig, ranks: int) -> None:
         """Raise ConfigError for flags that make no sense together."""
@@ -27,6 +29,8 @@ class Restarts:
             raise ConfigError(f"--max-restarts is {self.max_restarts}; it must be at least 1")
         if self.min_ranks is not None and not 1 <= self.min_ranks <= ranks:
             raise ConfigError(f"--min-ranks is {self.min_ranks}; it lies between 1 and --ranks, which is {ranks}")
+        if not 0 <= self.host_wait_s < float("inf"):
+            raise ConfigError(f"--host-wait-s is {self.host_wait_s:g}; it must be 0 or more seconds")
 
     def by_launcher(self, config: RunConfig, ranks: int) -> bool:
         """Whether the launcher itself starts the ranks again: torchrun does, but never fewer of them on one host."""

@@ -1,6 +1,7 @@
 """When a run is started again, on how many ranks, and when not. That ranks then go on is shown in faults/test_resume.py."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ import pytest
 from bench import elastic, launch, launchers
 from bench.config import Checkpoints, ConfigError, Engine, Output, RunConfig, Training
 from bench.failed import End
+from bench.hosts.lost import Place
 from bench.launchers import Command
 from bench.restarts import Restarts
 from tests import made
 
 DONE = made.record("ring", 2)
+
+
+said: list[str] = []  # by the run, of all tests
 
 
 def lost(cause: str) -> dict[str, Any]:
@@ -34,7 +39,9 @@ def config(folder: Path, backend: str = "ring", batch: int = 12) -> RunConfig:
 def ends(tmp_path, monkeypatch):
     """ends(records, ...) -> what was started: (ranks, --resume) of each start; the runs end with these records, in order."""
 
-    def conduct(records: list[dict[str, Any]], ranks: int, asked: RunConfig, **restarts: Any) -> list[tuple[int, str]]:
+    def conduct(
+        records: list[dict[str, Any]], ranks: int, asked: RunConfig, place: Any = None, **restarts: Any
+    ) -> list[tuple[int, str]]:
         started, left = [], iter(records)
 
         def run(config: RunConfig, ranks: int, **more: Any) -> Path:
@@ -45,7 +52,8 @@ def ends(tmp_path, monkeypatch):
 
         monkeypatch.setattr(launch, "run", run)
         monkeypatch.setattr(launchers, "unavailable", lambda config: None)
-        path = elastic.run(asked, ranks, Restarts(elastic=True, **restarts), limit_s=60, echo=lambda text: None)
+        again = Restarts(elastic=True, **restarts)
+        path = elastic.run(asked, ranks, again, limit_s=60, echo=said.append, place=place)
         assert path.name == f"{len(started)}.json"
         return started
 
@@ -65,6 +73,37 @@ def test_with_fewer_where_they_may_and_can_share_the_batch(tmp_path, ends):
     causes = [lost("peer lost"), lost("time limit"), lost("peer lost"), DONE]
     started = ends(causes, 6, config(tmp_path), min_ranks=3)
     assert [ranks for ranks, _ in started] == [6, 4, 4, 3]  # 5 can't share 12 samples; a rank that hangs is not gone
+
+
+def places(*found: Place) -> Any:
+    """What hosts answer, one time after the other; the last one from then on."""
+    left = list(found)
+    return lambda: left.pop(0) if len(left) > 1 else left[0]
+
+
+def test_a_host_that_is_lost_takes_its_ranks_along_or_another_stands_in(tmp_path, ends, monkeypatch):
+    monkeypatch.setattr(elastic, "SILENT_S", 0.0)
+    monkeypatch.setattr(elastic, "POLL_S", 0.0)
+    records, asked = [lost("time limit"), DONE], config(tmp_path)
+    build = launchers.command
+    assert ends(records, 4, asked, places(Place(build, 6, ("b",)))) == [(4, "never"), (4, "auto")]  # one more stands in
+    assert ends(records, 4, asked, places(Place(build, 2, ("b",))), min_ranks=1) == [(4, "never"), (2, "auto")]
+    assert ends(records, 8, asked, places(Place(build, 5, ("b",))), min_ranks=2) == [(8, "never"), (4, "auto")]  # 5: no
+    assert ends(records, 4, asked, places(Place(build, 2, ("b",)), Place(build, 4))) == [
+        (4, "never"),
+        (4, "auto"),
+    ]  # back
+    assert len(ends(records, 4, asked, places(Place(build, 2, ("b",))), host_wait_s=0.0)) == 1
+    assert "no answer from b. The other hosts take 2 ranks, 4 are needed: --min-ranks" in said[-1]
+    assert len(ends(records, 4, asked, places(Place(build, 0, ("a", "b"))), min_ranks=1, host_wait_s=0.0)) == 1
+
+
+def test_a_lost_host_is_waited_for_until_its_ranks_have_ended_by_themselves(tmp_path, ends, monkeypatch):
+    monkeypatch.setattr(elastic, "SILENT_S", 0.3)
+    monkeypatch.setattr(elastic, "POLL_S", 0.01)
+    begun = time.monotonic()
+    ends([lost("peer lost"), DONE], 2, config(tmp_path), places(Place(launchers.command, 2, ("b",))))
+    assert time.monotonic() - begun >= 0.3
 
 
 def test_no_more_often_than_asked(tmp_path, ends):
@@ -92,6 +131,7 @@ def test_torchrun_starts_its_own_ranks_again(tmp_path, ends):
         (0, {}, "add --checkpoint-every"),
         (2, {"max_restarts": 0}, "at least 1"),
         (2, {"min_ranks": 3}, "between 1 and --ranks"),
+        (2, {"host_wait_s": float("nan")}, "--host-wait-s"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(tmp_path, every, restarts, says):

@@ -19,6 +19,7 @@ from bench.lab.host import INTERFACE
 from bench.lab.lab import ROOT, Lab
 from bench.lab.link import Link
 from bench.lab.rights import LabError
+from bench.lab.start import named, place
 from tests.labs import needs_lab
 
 
@@ -115,6 +116,19 @@ def test_a_door_that_is_shut_refuses(lab: Lab) -> None:
     assert on(lab, "host1", "ssh host2 hostname").strip() == "host2"
     with pytest.raises(subprocess.CalledProcessError, match="255"):
         on(lab, "host1", "ssh host9 hostname")
+
+
+@needs_lab
+def test_a_host_without_its_cable_does_not_answer(lab: Lab) -> None:
+    hosts = named(lab)
+    assert (place(lab, hosts).most, place(lab, hosts).lost) == (2, ())
+    lab.hosts[1].cable(lab.switch, plugged=False)
+    try:
+        found = place(lab, hosts)
+    finally:
+        lab.hosts[1].cable(lab.switch, plugged=True)
+    assert (found.most, found.lost) == (1, ("host2",))
+    assert place(lab, hosts).lost == ()
 
 
 @needs_lab

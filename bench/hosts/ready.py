@@ -6,13 +6,10 @@ from functools import partial
 from pathlib import Path
 
 from bench import launchers
-from bench.config import RunConfig
-from bench.hosts import preflight, start
+from bench.hosts import lost, preflight, start
 from bench.hosts.asked import Where
 from bench.hosts.description import Host, evenly, is_here
-from bench.launchers import Command
-
-Build = Callable[[RunConfig, int], Command]
+from bench.hosts.lost import Build, Place
 
 
 @dataclass(frozen=True)
@@ -32,12 +29,16 @@ class Ready:
         """The same with the ranks of each run shared by all hosts, as far as they go."""
         return lambda config, ranks: self._build(evenly(self.hosts, ranks))(config, ranks)
 
+    def place(self) -> Place:
+        """`build` for those hosts that still answer. Slurm's srun needs no ssh to them, so nobody is asked."""
+        return Place(self.build()) if self.where.srun else lost.place(self.hosts, self.where.reach(), self._build)
+
     def _build(self, hosts: tuple[Host, ...]) -> Build:
         first, ssh = hosts[0], self.where.reach()
         return start.builder(
             hosts,
             ssh,
-            master=self.master,
+            master=self.master if first == self.hosts[0] else "",
             interface=self.interface,
             port=launchers.free_port if is_here(first.name) else partial(preflight.port_of, first, ssh),
             pdsh=self.where.pdsh,

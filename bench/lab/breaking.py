@@ -68,7 +68,7 @@ def fault(
             begun = time.monotonic()
             run.start()
             if kind.strike is not None:
-                scene = dataclasses.replace(scene, rank=_wait(scene, at_step, run))
+                scene = dataclasses.replace(scene, rank=wait(scene, at_step, run))
                 begun = time.monotonic()
                 kind.strike(scene)
             if kind.after is not None:
@@ -109,7 +109,7 @@ def chosen(name: str, config: RunConfig) -> Kind:
     return kind
 
 
-def _wait(scene: Scene, at_step: int, run: threading.Thread) -> int:
+def wait(scene: Scene, at_step: int, run: threading.Thread) -> int:
     """Process id of the victim's rank once it has come to a step. Raises LabError where it does not."""
     end = time.monotonic() + START_S
     while time.monotonic() < end and run.is_alive():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.lab.holder import LAB
-from bench.lab.host import KINDS, Host
+from bench.lab.host import INTERFACE, KINDS, Host
 
 NSENTER = "nsenter"  # what a laboratory says of such a door
 CLOSED = "closed"  # a file of that name and the host's, beside `ssh`: its door is shut
@@ -29,6 +29,10 @@ if [ -e "{folder}/{closed}.$name" ]; then
   echo "ssh: connect to host $host port 22: Connection refused" >&2
   exit 255
 fi
+# Without its cable no host can be reached, not even from outside.
+case "$(nsenter --target "$pid" --net ip -o link show dev {interface} 2>&1)" in
+  *NO-CARRIER*) echo "ssh: connect to host $host port 22: No route to host" >&2; exit 255 ;;
+esac
 export {lab}="{state}"
 [ $# -gt 0 ] || set -- "exec ${{SHELL:-sh}}"
 exec nsenter --target "$pid" {kinds} env --chdir="${{HOME:-/}}" taskset --cpu-list "$cores" sh -c "$*"
@@ -44,7 +48,10 @@ def build(state: Path, hosts: Sequence[Host]) -> Path:
         for host in hosts
     )
     ssh = folder / "ssh"
-    ssh.write_text(DOOR.format(cases=cases, folder=folder, closed=CLOSED, lab=LAB, state=state, kinds=" ".join(KINDS)))
+    written = DOOR.format(
+        cases=cases, folder=folder, closed=CLOSED, lab=LAB, state=state, interface=INTERFACE, kinds=" ".join(KINDS)
+    )
+    ssh.write_text(written)
     ssh.chmod(0o755)
     return folder
 

@@ -2,18 +2,20 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
 import tyro
 
-from bench import launch
+from bench import elastic
 from bench.config import RunConfig
 from bench.flags import defaults
 from bench.hosts.description import slots as all_slots
 from bench.lab import kept, start
 from bench.report import load
 from bench.report.rows import cause
+from bench.restarts import Restarts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,9 @@ class Launch:
     """Ranks of each host; those of one host share its memory, not its link."""
     on_hosts: int | None = None
     """Only on so many hosts, the first ones."""
+    ranks: int | None = None
+    """Processes in all, where not as many as the hosts take: then the last hosts stand in for one that is lost (--elastic)."""
+    restarts: Restarts = field(default_factory=Restarts)
     lab: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Number of the laboratory, where several stand."""
     run_limit_s: float = 600.0
@@ -45,8 +50,14 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    path = launch.run(
-        asked.run, all_slots(hosts), limit_s=asked.run_limit_s, echo=echo, build=start.builder(lab, hosts)
+    path = elastic.run(
+        asked.run,
+        all_slots(hosts) if asked.ranks is None else asked.ranks,
+        asked.restarts,
+        limit_s=asked.run_limit_s,
+        echo=echo,
+        build=start.builder(lab, hosts),
+        place=partial(start.place, lab, hosts),
     )
     record = load.read(path)
     why = "" if record["status"] == "done" else f" ({cause(record)}); log: {path.with_suffix('.log')}"

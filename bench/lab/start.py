@@ -1,14 +1,11 @@
 """Engines on the hosts of a laboratory: their own launchers, told of hosts as they would be of real ones."""
 
-from collections.abc import Callable
-
-from bench.config import RunConfig
-from bench.hosts import description, start
+from bench.hosts import description, lost, start
+from bench.hosts.lost import Build, Place
 from bench.hosts.ssh import Ssh
 from bench.lab.host import INTERFACE
 from bench.lab.lab import Lab
 from bench.lab.rights import LabError
-from bench.launchers import Command
 
 
 def named(lab: Lab, count: int | None = None, slots: int = 1) -> tuple[description.Host, ...]:
@@ -20,6 +17,16 @@ def named(lab: Lab, count: int | None = None, slots: int = 1) -> tuple[descripti
     return tuple(description.Host(each.name, slots) for each in lab.hosts[:count])
 
 
-def builder(lab: Lab, hosts: tuple[description.Host, ...]) -> Callable[[RunConfig, int], Command]:
+def door(lab: Lab) -> Ssh:
+    """How its hosts are reached."""
+    return Ssh(str(lab.state.parent / "bin" / "ssh"))
+
+
+def builder(lab: Lab, hosts: tuple[description.Host, ...]) -> Build:
     """A `build` for `launch.run`: the launcher's commands, started on the hosts through the laboratory's own door."""
-    return start.builder(hosts, Ssh(str(lab.state.parent / "bin" / "ssh")), interface=INTERFACE)
+    return start.builder(hosts, door(lab), interface=INTERFACE)
+
+
+def place(lab: Lab, hosts: tuple[description.Host, ...]) -> Place:
+    """The same for those of the hosts that still answer."""
+    return lost.place(hosts, door(lab), lambda left: builder(lab, left))
