@@ -55,6 +55,20 @@ def bound_bytes(ranks: int, gradient_bytes: float) -> float:
     return 2 * (ranks - 1) / ranks * gradient_bytes
 
 
+def paper_bytes(record: Record) -> float | None:
+    """What the ZeRO paper (arXiv 1910.02054, section 7) has a rank send in a step, (N-1)/N written out: a reduce-scatter of the
+    gradients and an all-gather of what was updated; where parameters are sharded (stage 3; FSDP2 does it the same way) a
+    reduce-scatter and two all-gathers. One micro-batch, everything trained: there is nothing frozen in it. None where the record
+    does not hold the gradients' bytes."""
+    ranks, cost = record["world"]["size"], (record.get("workload") or {}).get("cost") or {}
+    if cost.get("gradient_bytes") is None:
+        return None
+    engine = record["config"]["engine"]
+    sharded = engine["backend"] == "fsdp" or (engine["backend"] == "deepspeed" and engine["zero_stage"] == 3)
+    sent: float = (3 if sharded else 2) * (ranks - 1) / ranks * cost["gradient_bytes"]
+    return sent
+
+
 def expected(record: Record) -> Expected:
     """What a rank of this run should have sent, by the settings that the engine read back."""
     ranks, cost = record["world"]["size"], (record.get("workload") or {}).get("cost") or {}

@@ -1,11 +1,13 @@
 """The network experiment: its order, what it goes on with, and what it says of records whose answer is known."""
 
 import dataclasses
+import io
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from bench import comparison, matrix
 from bench.comparison import Comparison
@@ -90,6 +92,13 @@ def test_what_is_hidden_is_what_the_link_needs_less_what_shows(monkeypatch: pyte
     table = network_table.markdown([point, shared], "x")
     assert "| 2 | 100mbit | a | 1000.0 [" in table
     assert "| 4\\* | 100mbit | b |" in table
+    assert [point.paper, shared.paper] == [None, None]  # these records do not hold the model's bytes
+    told = dataclasses.replace(point, label="horovod", paper=2.0 * 2**20, expected=3.0 * 2**20, moved=3.5 * 2**20)
+    assert "| 2.000 | 3.000 | 3.500 | 1.167 | verified |" in network_table.markdown([told], "x")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(network_table.terminal([told]))
+    for cell in network_table.cells(told):
+        assert cell in console.export_text(clear=False)
     assert "Hosts shared cores" in table
 
 

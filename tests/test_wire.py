@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 import model
-from bench.wire import bound_bytes, expected
+from bench.wire import bound_bytes, expected, paper_bytes
 from model.cost import cost
 from tests import made
 
@@ -73,6 +73,15 @@ def test_fsdp_gathers_the_root_once_and_blocks_twice_where_gradients_pass():
     kept = expected(run("fsdp", reshard_after_forward=[False]))
     assert kept.trainable == per_parameter * (20 + 10)
     assert kept.frozen == per_parameter * (root + 80 + 150 + 8 + 3 * 3)
+
+
+def test_the_zero_paper_knows_two_volumes_and_nothing_frozen():
+    """Section 7: 2 Ψ as a plain all-reduce up to stage 2, 1.5 times that in stage 3; here of 120 bytes on 4 ranks."""
+    flat = [paper_bytes(run(label)) for label in ("ddp", "horovod", "ring", "zero-0", "zero-1", "zero-2")]
+    assert flat == [180] * 6
+    assert [paper_bytes(run(label, accumulation=6)) for label in ("zero-3", "fsdp")] == [270, 270]
+    assert paper_bytes(run("zero-3", 1)) == 0
+    assert paper_bytes({**run("zero-3"), "workload": None}) is None
 
 
 def test_what_is_not_derived_says_why():

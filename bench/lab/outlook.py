@@ -23,7 +23,8 @@ class Point:
     """One engine on one link. Seconds and bytes are of a step; None where they were not measured or can't be told.
 
     `busy_s`: what the payload takes at the rate of the link; `shows_s`: communication in the step's length; what is left of
-    `busy_s` is hidden behind computation. `expected` and `moved`: bytes of payload that a host sends, derived and counted.
+    `busy_s` is hidden behind computation. `expected` and `moved`: bytes of payload that a host sends, derived and counted; `paper`:
+    what the ZeRO paper gives.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Point:
     step: Estimate
     shows: Estimate | None
     busy_s: float | None
+    paper: float | None
     expected: float | None
     moved: float | None
     sent: float | None
@@ -73,6 +75,7 @@ def point(runs: Sequence[Record], known: Mapping[str, Any]) -> Point:
         step=stats.step_s(runs),
         shows=exposed.exposed(runs),
         busy_s=moved * 8 / payload_rate if moved is not None and payload_rate else None,
+        paper=wire.paper_bytes(first),
         expected=wire.expected(first).total,
         moved=moved,
         sent=max(host["sent_bytes"] for host in hosts) if whole else None,
