@@ -107,18 +107,21 @@ def test_killed_and_gone_on(tmp_path: Path, start: Any, straight: Any, label: st
     draw = random.Random(seed)
     for kill in range(max(1, RESUMES)):
         optimizer, folder = ("sgd" if kill % 2 else "adamw"), tmp_path / str(kill)
-        at, seconds = draw.randrange(1 if RESUMES else EVERY, STEPS), draw.uniform(0, 0.2)
+        undisturbed = straight(label if RESUMES else ENGINES[0], optimizer)
+        # within the step, on a quick machine too: after the last one there is nothing left to lose
+        shortest = min(second for rank in undisturbed["ranks"] for second in rank["step_s"])
+        at, seconds = draw.randrange(1 if RESUMES else EVERY, STEPS), draw.uniform(0, 0.9) * shortest
         asked = training(folder, label, optimizer)
         record = start(asked, RANKS, f"{at}:{seconds:.3f}")
         print(label, optimizer, f"killed at step {at} + {seconds:.3f} s, gone on from", record["resumed"])
         check(record, folder)
         if label == ENGINES[0] or RESUMES:
             for field in ("losses", "grad_norms", "parameters", "experiment"):
-                assert record[field] == straight(label, optimizer)[field], field
+                assert record[field] == undisturbed[field], field
         else:  # the same training under another engine: a start less
-            assert difference(record, straight(ENGINES[0], optimizer)) <= ADAMW_LOSS
+            assert difference(record, undisturbed) <= ADAMW_LOSS
         if RESUMES and optimizer == "sgd":
             less = dataclasses.replace(asked, checkpoints=dataclasses.replace(asked.checkpoints, resume="auto"))
             record = start(less, 1)
             assert (record["resumed"]["step"], record["resumed"]["ranks"]) == (6, RANKS)
-            assert difference(record, straight(label, optimizer)) <= LOSS
+            assert difference(record, undisturbed) <= LOSS
