@@ -96,6 +96,13 @@ def test_horovodrun_and_mpirun_reach_the_hosts_by_our_ssh(backend: str) -> None:
         assert command.env["PRTE_MCA_plm_ssh_agent"] == str(BIN / "ssh")
 
 
+def test_horovodrun_on_one_host_is_told_of_no_interface() -> None:
+    """It looks for 127.0.0.1 there, among the interfaces that it was told of, and finds none."""
+    ((_, command),) = made("horovod", 2)
+    assert command.argv[1:6] == ["-np", "2", "-H", "a:2", "--gloo"]
+    assert "--network-interfaces" not in command.argv
+
+
 def test_horovods_stall_check_ends_the_run_as_the_engine_is_told() -> None:
     config = RunConfig(engine=Engine(backend="horovod"), measure=Measure(limit_s=40))
     env = agreed(config, HOSTS, "")

@@ -120,7 +120,8 @@ def _deepspeed(
 def _horovodrun(config: RunConfig, hosts: Sequence[Host], env: dict[str, str], interface: str) -> Command:
     """It passes its whole environment on. `--gloo`: `--mpi` gives Open MPI 5 flags that it refuses."""
     argv = [_program("horovodrun"), "-np", str(_ranks(hosts)), "-H", ",".join(map(str, hosts)), "--gloo"]
-    argv += ["--network-interfaces", interface] if interface else []
+    # on one host it wants a loopback and takes no other
+    argv += ["--network-interfaces", interface] if interface and len(hosts) > 1 else []
     argv += ["--start-timeout", str(START_S), "--disable-cache"]  # its cache believes what it found an hour ago
     return Command([*argv, sys.executable, "-m", RUN, *launchers.flags(config)], env)
 

@@ -23,7 +23,7 @@ from tests.labs import needs_lab
 from tests.parity.test_parity import LOSS
 
 pytestmark = needs_lab
-STEPS, EVERY, AT = 12, 3, 5
+STEPS, EVERY, AT = 30, 4, 5  # far more than are taken until the cable is out
 
 
 @pytest.fixture(scope="module")
