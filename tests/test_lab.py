@@ -1,7 +1,9 @@
 """A laboratory: its hosts are separate, its links have their rate, and nothing is left of it, whatever ended its maker."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 
 from bench import wire
 from bench.__main__ import main
-from bench.lab import holder, kept, laboratory, rights, stream
+from bench.lab import breaking, holder, kept, laboratory, rights, stream
 from bench.lab.host import INTERFACE
 from bench.lab.lab import ROOT, Lab
 from bench.lab.link import Link
@@ -129,6 +131,27 @@ def test_a_host_without_its_cable_does_not_answer(lab: Lab) -> None:
         lab.hosts[1].cable(lab.switch, plugged=True)
     assert (found.most, found.lost) == (1, ("host2",))
     assert place(lab, hosts).lost == ()
+
+
+@needs_lab
+def test_what_runs_is_told_from_a_session_that_lost_its_client(lab: Lab) -> None:
+    client = subprocess.Popen([*lab.hosts[0].enter(lab.state), "ssh", "host2", "sleep", "321"])
+    end = time.monotonic() + 10
+    while not (sleeps := [line for line in breaking.remaining(lab) if re.fullmatch(r"\d+ sleep 321", line)]):
+        assert time.monotonic() < end, "it did not begin"
+        time.sleep(0.05)
+    lab.hosts[1].cable(lab.switch, plugged=False)
+    try:
+        client.kill()  # without sshd it is the sleep itself
+        client.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(sleeps[0].split()[0]), signal.SIGKILL)
+        while breaking.remaining(lab) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert breaking.remaining(lab) == []
+    finally:
+        lab.hosts[1].cable(lab.switch, plugged=True)
+        lab.end_runs()
 
 
 @needs_lab

@@ -130,11 +130,15 @@ def _ranks(results: Path) -> Iterator[dict[str, Any]]:
 
 
 def remaining(lab: Lab) -> list[str]:
-    """What still runs on the hosts."""
+    """What still runs on the hosts.
+
+    A daemon's own child is a session: while the cable is out it waits for its client, though what ran in it has ended.
+    """
+    daemons = set(lab.daemons.values())
     found = []
     for each in lab.running():
         with contextlib.suppress(psutil.NoSuchProcess):
-            if each.status() != psutil.STATUS_ZOMBIE:
+            if each.status() != psutil.STATUS_ZOMBIE and each.ppid() not in daemons:
                 found.append(f"{each.pid} {' '.join(each.cmdline())[:120]}")
     return found
 
