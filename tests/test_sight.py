@@ -233,3 +233,11 @@ def test_a_death_goes_before_what_the_living_then_met(ranks, child):
     assert (found.rank, found.cause) == (1, "peer lost")
     two.write("failed", asdict(failure(1, when=0.5)))  # it had said why before it went
     assert one.look() == failure(1, when=0.5)
+
+
+def test_a_rank_that_sees_no_file_of_a_lower_one_speaks_for_its_host(tmp_path):
+    """Ranks of a host whose folder rank 0's host does not share."""
+    other = Sight(1, 2, LIMIT_S)
+    other.open(tmp_path)
+    assert other.lowest()
+    other.close()
