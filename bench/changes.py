@@ -9,6 +9,8 @@ import numpy as np
 from bench import accuracy, pairwise
 from bench.accuracy import Effect
 from bench.pairwise import Pair, Sample
+from bench.report import conditions
+from bench.report.conditions import Conditions
 from bench.report.rows import Group, Row, memory_bytes
 from bench.report.table import status, title
 
@@ -21,9 +23,13 @@ class Key(NamedTuple):
     experiment: str
     device: str
     machine: str  # empty where it may differ
+    under: Conditions = ()  # empty where they may differ
 
-    def __str__(self) -> str:
-        return f"{self.label} x{self.ranks} ({self.experiment}, {self.device})"
+    def beside(self, others: Sequence["Key"]) -> str:
+        """In words, with the conditions that another of the same name does not share."""
+        same = next((each for each in others if each[:-1] == self[:-1]), self)
+        apart = tuple(each for each in self.under if each not in same.under)
+        return f"{self.label} x{self.ranks} ({', '.join([self.experiment, self.device, *conditions.words(apart)])})"
 
 
 class Side(NamedTuple):

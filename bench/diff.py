@@ -1,7 +1,7 @@
 """`ringzero diff OLD NEW`: what became slower, heavier or less accurate between two sets of records, and how surely."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from rich.console import Console
 from bench import changes, comparison
 from bench.comparison import ComparisonError
 from bench.report import changes as shown
-from bench.report import load
+from bench.report import conditions, load
 from bench.report.rows import groups, machine
 
 OLD, NEW = "OLD", "NEW"
@@ -36,7 +36,7 @@ class Diff:
     threshold: float = 0.0
     """Changes of time or memory below this share (0.02: two per cent) are told, and are not worse."""
     force: bool = False
-    """Compare although the machine or the version of the benchmark differs, or a file can't be read."""
+    """Compare although the machine, the version of the benchmark or the conditions of the runs differ, or a file can't be read."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,14 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     sides = [records(path, asked.force) for path in (asked.old, asked.new)]
     if (against := differing(*sides)) and not asked.force:
         raise NotComparable(f"{'; '.join(against)}. Compare all the same with --force")
-    found = changes.compare(
-        *(rows(side, name, by_machine=not against) for side, name in zip(sides, (OLD, NEW), strict=True)),
-        threshold=asked.threshold,
+    old, new = (
+        rows(side, name, by_machine=not against, by_condition=not asked.force)
+        for side, name in zip(sides, (OLD, NEW), strict=True)
     )
+    found = changes.compare(aligned(old, new), aligned(new, old), threshold=asked.threshold)
     if not found.rows:
         raise NotComparable(
-            f"no row of {asked.old} is in {asked.new}: a row is an engine, its ranks, the experiment and the device; "
-            f"there are {_listed(found.only_old)} and {_listed(found.only_new)}"
+            f"no row of {asked.old} is in {asked.new}: a row is an engine, its ranks, the experiment, the device, and the conditions "
+            f"of the run; there are {_listed(found.only_old, found.only_new)} and {_listed(found.only_new, found.only_old)}"
         )
     about = [*(f"! {line}" for line in against), *libraries(*sides)]
     console = Console(highlight=False)
@@ -98,16 +99,35 @@ def differing(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> l
     return told
 
 
-def rows(side: Sequence[dict[str, Any]], name: str, *, by_machine: bool) -> dict[changes.Key, changes.Side]:
-    """Rows of a side by what must be equal to compare them. Raises NotComparable where two machines give one row."""
+def rows(
+    side: Sequence[dict[str, Any]], name: str, *, by_machine: bool, by_condition: bool = True
+) -> dict[changes.Key, changes.Side]:
+    """Rows of a side by what must be equal to compare them. Raises NotComparable where two machines give one row.
+
+    Without `by_condition` only what tells rows of one side apart counts: the other may have been taken under another.
+    """
     by_run = {f"{record['run_id']}.json": record for record in side}
     made: dict[changes.Key, changes.Side] = {}
     for group in groups(side):
         for row in group.rows:
-            key = changes.Key(row.name, row.ranks, group.experiment, group.device, group.machine if by_machine else "")
+            runs = [by_run[file] for file in row.files]
+            under = conditions.of(runs[0]) if by_condition and runs else group.under
+            place = group.machine if by_machine else ""
+            key = changes.Key(row.name, row.ranks, group.experiment, group.device, place, under)
             if key in made:
                 raise NotComparable(f"{name} holds {row.label} x{row.ranks} of several machines; give records of one")
-            made[key] = changes.Side(row, group, [by_run[file] for file in row.files])
+            made[key] = changes.Side(row, group, runs)
+    return made
+
+
+def aligned(
+    side: Mapping[changes.Key, changes.Side], other: Mapping[changes.Key, changes.Side]
+) -> dict[changes.Key, changes.Side]:
+    """Rows of a side; one of which no run finished, so that its conditions are not all known, is the other side's of that name."""
+    made = {}
+    for key, each in side.items():
+        named = [its for its in other if its[:-1] == key[:-1]]
+        made[named[0] if not each.records and len(named) == 1 else key] = each
     return made
 
 
@@ -137,5 +157,5 @@ def _version(record: dict[str, Any]) -> str:
     return str((record["environment"].get("packages") or {}).get("ringzero") or "unknown")
 
 
-def _listed(keys: Sequence[changes.Key]) -> str:
-    return ", ".join(map(str, keys)) or "none"
+def _listed(keys: Sequence[changes.Key], others: Sequence[changes.Key]) -> str:
+    return ", ".join(key.beside(others) for key in keys) or "none"

@@ -69,11 +69,11 @@ def test_each_micro_batch_is_a_table_with_its_own_plain_process() -> None:
         run("single", 1, 0.4, batch=8, accumulation=2), run("ddp", 2, 0.4, batch=8, accumulation=1),
     ]  # fmt: skip
     small, large = groups(records)
-    assert (small.micro_batch, large.micro_batch) == (1, 4)
-    assert "global batch 8 in micro-batches of 4" in table.title(large)
+    assert (small.under, large.under) == ((("micro_batch", 1),), (("micro_batch", 4),))
+    assert "cpu, micro-batches of 4" in table.title(large)
     assert [(row.label, row.vs_single) for row in small.rows] == [("single", 1.0), ("ddp", 2.0)]
     assert [(row.label, row.vs_single) for row in large.rows] == [("single", 1.0), ("ddp", 1.0)]
     statuses = [table.status(row) for group in (small, large) for row in group.rows]
     assert sorted(statuses) == ["reference", "verified", "verified", "verified"], "one reference proves both cuts"
     (whole,) = groups(records[:2])
-    assert whole.micro_batch is None
+    assert whole.under == ()

@@ -38,9 +38,10 @@ def summary(found: Changes) -> list[str]:
             )
     if pairs and not all(row.time.paired for row in found.rows if row.time is not None):
         said.append("Measured at different times, not interleaved: what the machine did in between counts as a change.")
-    for side, keys in (("OLD", found.only_old), ("NEW", found.only_new)):
+    both = (("OLD", found.only_old, found.only_new), ("NEW", found.only_new, found.only_old))
+    for side, keys, others in both:
         if keys:
-            said.append(f"Only in {side}, not compared: {', '.join(map(str, keys))}.")
+            said.append(f"Only in {side}, not compared: {', '.join(key.beside(others) for key in keys)}.")
     worse = [f"{row.key.label} x{row.key.ranks}" for row in found.worse]
     said.append(f"Worse: {', '.join(worse)}." if worse else "Nothing is shown to be worse.")
     return said
@@ -83,9 +84,10 @@ def markdown(found: Changes, about: Sequence[str]) -> list[str]:
 
 def _sections(found: Changes) -> list[tuple[str, list[Change]]]:
     """Rows by what their table has in common."""
-    places = dict.fromkeys((row.key.experiment, row.key.device, row.key.machine) for row in found.rows)
-    grouped = [[row for row in found.rows if (row.key.experiment, *row.key[3:]) == place] for place in places]
-    return [(rows[0].title, rows) for rows in grouped]
+    grouped: dict[tuple[str, ...], list[Change]] = {}
+    for row in found.rows:
+        grouped.setdefault((row.key.experiment, row.key.device, row.key.machine, row.title), []).append(row)
+    return [(rows[0].title, rows) for rows in grouped.values()]
 
 
 def _line(row: Change, text: str) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 from backends.tuning import words
 from bench import exposed, stats
+from bench.report import conditions
+from bench.report.conditions import Conditions
 from bench.report.look import MEMORY
 from bench.stats import Estimate
 from bench.verify import Verdict, against, changed, references
@@ -38,6 +40,7 @@ class Row:
     files: tuple[str, ...]  # of the finished runs
     verdict: Verdict | None  # None: no run finished
     failures: tuple[str, ...]  # one cause for each run that failed
+    lost: tuple[str, ...]  # their run ids
     throughput: Estimate | None  # samples a second
     step_s: Estimate | None
     vs_single: float | None  # ratio of the throughputs
@@ -48,7 +51,6 @@ class Row:
     exposed_share: Estimate | None = None  # of the step
     phases: Mapping[str, float] | None = None  # seconds a step, perturbed
     thrashing: bool = False  # a GPU allocator was short of memory in the window
-    micro_batch: int = 0  # samples in one micro-batch of one rank
     evaluations: tuple[Mapping[str, Any], ...] = ()  # of the finished runs that evaluated what they trained
     warnings: tuple[str, ...] = ()  # of its runs, each once: what may have made a number wrong
     tuned: str = ""  # settings of its own, in words
@@ -61,8 +63,8 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Rows that may be compared: one experiment on one machine and device, one track of it, and one micro-batch where there
-    were several."""
+    """Rows that may be compared: one experiment on one machine and device, one track of it, and one of each condition of which
+    there were several."""
 
     experiment: str
     config: Mapping[str, Any]
@@ -73,7 +75,7 @@ class Group:
     dates: tuple[str, str] = ("", "")  # first and last start, UTC
     runs: int = 0  # most finished runs of a row
     track: str = "controlled"  # or tuned: engines with settings of their own, never in one table with the others
-    micro_batch: int | None = None  # samples of all its rows, where the experiment was run with several; else None
+    under: Conditions = ()  # those that tell its rows from others of the experiment
 
 
 def groups(records: Sequence[Record]) -> list[Group]:
@@ -87,9 +89,8 @@ def groups(records: Sequence[Record]) -> list[Group]:
     known, made = references(records), []
     for place, members in tables.items():
         single = [each for each in tables.get((place[0], "controlled", *place[2:]), []) if _plain(each)]
-        for size, each in _cuts(members):
-            alike = [one for one in single if size is None or micro_batch(one) == size]
-            made.append(_group(each, known, alike, size))
+        for under, each in conditions.cuts(members):
+            made.append(_group(each, known, _base(single, under), under))
     return made
 
 
@@ -99,27 +100,16 @@ def track(record: Record) -> str:
 
 
 def _plain(record: Record) -> bool:
-    return record["engine"]["label"] == "single" and record["status"] == "done"
+    return record["engine"]["label"] == "single" and record["status"] == "done" and not record.get("resumed")
 
 
-def micro_batch(record: Record) -> int:
-    """Samples in one micro-batch of one rank."""
-    training = record["config"]["training"]
-    return int(training["global_batch"] // (record["world"]["size"] * training["accumulation"]))
-
-
-def _cuts(records: list[Record]) -> list[tuple[int | None, list[Record]]]:
-    """Records by micro-batch where an engine was run with several on one rank count; else all, under None.
-
-    Another micro-batch is another shape for every kernel, so its speed is compared within its own table only.
-    """
-    seen: dict[tuple[str, int], set[int]] = {}
-    for record in records:
-        seen.setdefault((record["engine"]["label"], record["world"]["size"]), set()).add(micro_batch(record))
-    if all(len(sizes) == 1 for sizes in seen.values()):
-        return [(None, records)]
-    sizes = sorted({micro_batch(record) for record in records})
-    return [(size, [record for record in records if micro_batch(record) == size]) for size in sizes]
+def _base(single: Sequence[Record], under: Conditions) -> list[Record]:
+    """The plain runs beside which a table's speeds stand: those under its own conditions, else those with its micro-batch."""
+    cut = tuple(each for each in under if each[0] == "micro_batch")
+    for wanted in (under, cut):
+        if found := [each for each in single if conditions.alike(each, wanted)]:
+            return conditions.cuts(found)[0][1]
+    return []
 
 
 def device(record: Record) -> str:
@@ -156,7 +146,7 @@ def thrashing(record: Record) -> bool:
     return any(((rank.get("memory") or {}).get("cuda_allocator") or {}).get("thrashing") for rank in record["ranks"])
 
 
-def _group(records: list[Record], known: Mapping[str, Record], single: Sequence[Record], cut: int | None) -> Group:
+def _group(records: list[Record], known: Mapping[str, Record], single: Sequence[Record], under: Conditions) -> Group:
     """`single`: runs of one plain process on the same machine, whichever track the group is."""
     first = records[0]
     cells: dict[tuple[int, int, str, str], list[Record]] = {}
@@ -178,13 +168,13 @@ def _group(records: list[Record], known: Mapping[str, Record], single: Sequence[
         dates=(started[0], started[-1]),
         runs=max(len(row.files) for row in rows),
         track=track(first),
-        micro_batch=cut,
+        under=under,
     )
 
 
 def _row(label: str, records: Sequence[Record], judge: Callable[[Record], Verdict], base: float | None) -> Row:
     done = [record for record in records if record["status"] == "done"]
-    failures = tuple(cause(record) for record in records if record["status"] != "done")
+    lost = [record for record in records if record["status"] != "done"]
     verdicts = sorted(map(judge, done), key=lambda verdict: GRAVEST.index(verdict.status))
     verdict = verdicts[0] if verdicts else None
     spoken = bool(done) and verdict is not None and verdict.status != "void"  # a wrong answer has no speed
@@ -197,13 +187,13 @@ def _row(label: str, records: Sequence[Record], judge: Callable[[Record], Verdic
         ranks=records[0]["world"]["size"],
         files=tuple(f"{record['run_id']}.json" for record in done),
         verdict=verdict,
-        failures=failures,
+        failures=tuple(map(cause, lost)),
+        lost=tuple(record["run_id"] for record in lost),
         throughput=throughput,
         step_s=step,
         vs_single=throughput.median / base if throughput and base else None,
         memory_bytes=max(m for m in memory if m is not None) if memory and None not in memory else None,
         final_loss=statistics.median(final) if final else None,
-        micro_batch=micro_batch(records[0]),
         oversubscribed=any(record["world"].get("oversubscribed") for record in records),
         exposed=exposed.exposed(done) if spoken else None,
         exposed_share=exposed.share(done) if spoken else None,

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.report import quality
+from bench.report import conditions, quality
 from bench.report.rows import Group, Row
 
 # A heading's line break is kept in the terminal, where a table has 80 columns.
@@ -35,10 +35,11 @@ def title(group: Group) -> str:
     """What all rows of a group have in common."""
     workload, training = group.config["workload"], group.config["training"]
     variant = f"{workload['variant']}, " if workload.get("variant") else ""
-    cut = f" in micro-batches of {group.micro_batch}" if group.micro_batch else ""
+    length = f"{training['steps']} steps" if training.get("epochs") is None else f"{training['epochs']:g} epochs"
     return (
         f"{workload['preset']} on {workload['data']}, {variant}{workload['precision']}, {training['optimizer']}, "
-        f"global batch {training['global_batch']}{cut}, {training['steps']} steps, {group.device}"
+        f"global batch {training['global_batch']}, {length}, {group.device}"
+        + "".join(f", {each}" for each in conditions.words(group.under))
         + (", tuned track: each engine with settings of its own" if group.track == "tuned" else "")
     )
 

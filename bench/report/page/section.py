@@ -12,7 +12,7 @@ from bench.report.page.figure import Entry, Figure, Record
 from bench.report.page.raw import Detail, Shelf
 from bench.report.page.sentence import Summary, summary
 from bench.report.page.states import states
-from bench.report.rows import Group, Row, micro_batch
+from bench.report.rows import Group, Row
 from bench.report.verdicts import Verdicts
 
 FIGURES = (bars.throughput, bars.memory, bars.steps, phases.phases, curves.over_ranks, curves.against_single, curves.against_itself,
@@ -73,18 +73,13 @@ class Section:
 
 
 def gather(groups: Sequence[Group], records: Sequence[Record]) -> list[list[Entry]]:
-    """Each row with its records: the finished by their file's name, the failed by experiment, engine and ranks."""
+    """Each row with its records: the finished by their file's name, the failed by their run's."""
     named = {(r["experiment"], f"{r['run_id']}.json"): r for r in records if r["status"] == "done"}
-    lost: dict[tuple[str, str, int, int], list[Record]] = {}
-    for record in records:
-        if record["status"] != "done":
-            place = (record["experiment"], record["engine"]["label"], record["world"]["size"], micro_batch(record))
-            lost.setdefault(place, []).append(record)
+    lost = {(r["experiment"], r["run_id"]): r for r in records if r["status"] != "done"}
 
     def entry(group: Group, row: Row) -> Entry:
-        waiting = lost.get((group.experiment, row.label, row.ranks, row.micro_batch), [])
-        mine, waiting[:] = waiting[: len(row.failures)], waiting[len(row.failures) :]
-        return Entry(row, [named[place] for name in row.files if (place := (group.experiment, name)) in named], mine)
+        done = [named[place] for name in row.files if (place := (group.experiment, name)) in named]
+        return Entry(row, done, [lost[place] for name in row.lost if (place := (group.experiment, name)) in lost])
 
     return [[entry(group, row) for row in group.rows] for group in groups]
 

@@ -72,7 +72,7 @@ def families(groups: Sequence[Group]) -> list[list[Group]]:
                 group.machine,
                 group.device,
                 group.track,
-                group.micro_batch,
+                group.under,
                 sorted(group.config["workload"].items(), key=str),
                 sorted(training.items()),
             )
