@@ -24,7 +24,8 @@ def alone(operate: Callable[[Tensor, Tensor], object]) -> Callable[[Tensor, Tens
     """The same on this thread alone: the team of a thread that exchanges would spin on the cores that backward computes on."""
 
     def combine(into: Tensor, incoming: Tensor) -> None:
-        if torch.get_num_threads() == 1 or len(into) <= GRAIN:
+        # a GPU has no such team: in pieces it would start one kernel for each
+        if into.device.type != "cpu" or torch.get_num_threads() == 1 or len(into) <= GRAIN:
             operate(into, incoming)
             return
         for piece, other in zip(into.split(GRAIN), incoming.split(GRAIN), strict=True):
