@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 
 from backends.ring.algorithm import ring_allreduce
-from backends.ring.reduction import MEAN, SUM
+from backends.ring.reduction import GRAIN, MEAN, SUM
+from backends.ring.reduction import alone as alone_on_its_thread
 from backends.ring.schedules import naive_allreduce
 from backends.ring.transport import MPITransport, QueueTransport, TorchTransport, Transport
 
@@ -172,6 +173,27 @@ def test_torch_point_to_point_alone():
         transport.close()
     assert not dist.is_initialized()
     transport.close()  # a second time is no error
+
+
+@pytest.mark.parametrize(
+    ("kind", "pipelined"),
+    [("gloo", True), ("nccl", False), ("cpu:gloo,cuda:nccl", False), ("cpu:gloo,cuda:gloo", True)],
+)
+def test_where_nccl_carries_the_ring_both_ways_are_one_operation(monkeypatch, kind, pipelined):
+    """A group of two kinds goes by the names of both; here without a GPU only its name is made up."""
+    for name, value in (("get_rank", 0), ("get_world_size", 2), ("get_backend", dist.Backend(kind))):
+        monkeypatch.setattr(dist, name, lambda value=value: value)
+    assert TorchTransport().pipelined is pipelined
+
+
+def test_only_on_a_cpu_an_addition_is_cut_into_pieces(monkeypatch):
+    lengths: dict[str, list[int]] = {"cpu": [], "meta": []}
+    add = alone_on_its_thread(lambda into, incoming: lengths[into.device.type].append(len(into)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    for device in lengths:
+        values = torch.empty(2 * GRAIN + 1, device=device)
+        add(values, values)
+    assert lengths == {"cpu": [GRAIN, GRAIN, 1], "meta": [2 * GRAIN + 1]}
 
 
 def test_mpi_alone_and_to_itself():

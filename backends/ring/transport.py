@@ -140,7 +140,8 @@ class TorchTransport(Transport):
 
     def __init__(self) -> None:
         super().__init__(dist.get_rank(), dist.get_world_size())
-        self.pipelined = dist.get_backend() != "nccl"
+        # The group of a run on GPUs calls itself "cpu:gloo,cuda:nccl"; NCCL wants what goes and what comes as one operation.
+        self.pipelined = "nccl" not in dist.get_backend()
 
     def _send(self, tensor: Tensor, to: int) -> Wait:
         work: Any = dist.isend(tensor, to)
