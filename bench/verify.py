@@ -15,6 +15,7 @@ from backends.tuning import INEXACT, Tuning, words
 from bench.legs import Leg, finite
 
 Status = Literal["reference", "verified", "unproven", "void"]
+GRAVEST: tuple[Status, ...] = ("void", "unproven", "reference", "verified")  # of several runs the first is told
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -202,6 +202,44 @@ def test_a_void_winner_has_no_speed(tmp_path: Path) -> None:
     assert "void" in ddp.why
 
 
+def test_a_void_controlled_side_compares_nothing_and_leaves_the_family(tmp_path: Path) -> None:
+    study = conducted(tmp_path, Runner(tmp_path))
+    before = found(study, tmp_path)
+    for each in study.repeats:
+        if (each.engine, each.side) == ("ddp", "controlled"):
+            record = json.loads((tmp_path / each.record).read_text())
+            (tmp_path / each.record).write_text(json.dumps(made.changed(record, "losses/2/total", "nan")))
+    after = found(study, tmp_path)
+    ddp = after["ddp"]
+    assert (ddp.controlled, ddp.pair) == (None, None)
+    assert ddp.tuned is not None
+    assert "the controlled setting is void" in ddp.why
+    compared = [sum(each.pair is not None for each in outcome.values()) for outcome in (before, after)]
+    assert compared[1] == compared[0] - 1
+    other = next(each for each in after.values() if each.pair)
+    assert other.pair.holm <= before[other.engine].pair.holm
+
+
+def test_more_ranks_than_cores_claim_nothing(tmp_path: Path) -> None:
+    study = conducted(tmp_path, Runner(tmp_path))
+    for path in tmp_path.glob("*ddp*.json"):
+        path.write_text(json.dumps(made.changed(json.loads(path.read_text()), "world/oversubscribed", True)))
+    ddp = found(study, tmp_path)["ddp"]
+    assert ddp.pair is None
+    assert ddp.tuned is not None
+    assert "more ranks than cores" in ddp.why
+    assert tuned.cells(ddp)[0] == "ddp*"
+
+
+def test_a_reference_that_failed_proves_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    study = conducted(tmp_path, Runner(tmp_path))
+    path = tmp_path / study.references[-1]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "failed", "failure": {"cause": "time limit"}}))
+    ddp = found(study, tmp_path)["ddp"]
+    assert ddp.verdict.status == "unproven"
+    assert ddp.tuned is not None
+
+
 @pytest.mark.parametrize("stop", [0, 1, 5, 12, 13, 16])
 def test_a_stopped_study_goes_on_as_if_it_had_not_been(tmp_path: Path, stop: int) -> None:
     (tmp_path / "straight").mkdir()

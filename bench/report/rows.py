@@ -11,7 +11,7 @@ from bench.report import conditions
 from bench.report.conditions import Conditions
 from bench.report.look import MEMORY
 from bench.stats import Estimate
-from bench.verify import Verdict, against, changed, references
+from bench.verify import GRAVEST, Verdict, against, changed, references
 
 ORDER = (
     "single",
@@ -27,7 +27,6 @@ ORDER = (
     "horovod",
     "ring",
 )
-GRAVEST = ("void", "unproven", "reference", "verified")  # the verdict of a row is the worst of its runs'
 Record = Mapping[str, Any]
 
 

@@ -20,7 +20,7 @@ def cells(found: Outcome) -> list[str]:
     """An engine as text, in the order of HEADINGS."""
     ratio = found.pair.ratio.over(1.0) if found.pair else None
     return [
-        found.engine,
+        f"{found.engine}{'*' if found.oversubscribed else ''}",
         _speed(found.controlled),
         _speed(found.tuned),
         f"{ratio.median:.3f}" if ratio else NONE,
@@ -61,7 +61,7 @@ def terms(study: Study) -> list[str]:
         "loss difference: the largest, of the tuned loss curve from the controlled one of the same round, relative to it. "
         "verified: equal to "
         "one plain process, under SGD too; 16 bits on the wire are never verified.",
-        "Rows are not a ranking: engines were tuned each in its own space.",
+        "Rows are not a ranking: engines were tuned each in its own space. * more ranks than cores or GPUs.",
     ]
 
 

@@ -148,12 +148,17 @@ class Conductor:
         return self.records[name]
 
 
+def usable(reference: Mapping[str, Any] | None, record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The plain process's run where it can prove a record: finished, and of the same experiment."""
+    fits = reference is not None and reference["status"] == "done" and reference["experiment"] == record["experiment"]
+    return reference if fits else None
+
+
 def judged(record: Mapping[str, Any], reference: Mapping[str, Any]) -> tuple[float | None, str]:
     """(samples/s, or None where a run failed or is void; what there is to say). An inexact run may win: its loss is shown."""
     if record["status"] != "done":
         return None, cause(record)
-    usable = reference["status"] == "done" and reference["experiment"] == record["experiment"]
-    verdict = verify(record, reference if usable else None)
+    verdict = verify(record, usable(reference, record))
     if verdict.status == "void":
         return None, verdict.why
     return stats.throughput([record]).median, "" if verdict.status == "verified" else verdict.why

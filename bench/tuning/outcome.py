@@ -8,10 +8,10 @@ from typing import Any
 from bench import pairwise, stats
 from bench.pairwise import Pair
 from bench.stats import Estimate
-from bench.tuning.conduct import SIDES, told
+from bench.tuning.conduct import SIDES, told, usable
 from bench.tuning.search import Tried, best
 from bench.tuning.study import Study, Trial
-from bench.verify import Verdict, loss_difference, verify
+from bench.verify import GRAVEST, Verdict, loss_difference, verify
 
 Record = Mapping[str, Any]
 
@@ -27,9 +27,10 @@ class Outcome:
     controlled: Estimate | None  # samples/s of the fresh repeats
     tuned: Estimate | None
     pair: Pair | None  # of step times, tuned over controlled
-    verdict: Verdict | None  # the worst of the tuned repeats
+    verdict: Verdict | None  # the worst of the tuned repeats; of the controlled ones where those are void
     loss: tuple[float, int] | None  # largest relative difference from the controlled loss curve, its step from 0
     why: str = ""
+    oversubscribed: bool = False  # more ranks than cores or GPUs: no claim
 
     @property
     def failed(self) -> int:
@@ -60,9 +61,37 @@ def outcomes(study: Study, records: Mapping[str, Record]) -> list[Outcome]:
             "what": told(engine, trials[place].chosen) if place is not None else "",
         }
         made.append((facts, sides))
-    whole = [sides for _, sides in made if all(sides.values())]
-    pairs = iter(pairwise.family([tuple(pairwise.times(sides[side]) for side in SIDES[::-1]) for sides in whole]))  # type: ignore[misc]
-    return [_outcome(facts, sides, next(pairs) if all(sides.values()) else None, reference) for facts, sides in made]
+    judged = [{side: _worst(sides[side], reference) for side in SIDES} for _, sides in made]
+    doubts = [_doubt(sides, verdicts) for (_, sides), verdicts in zip(made, judged, strict=True)]
+    sound = [sides for (_, sides), why in zip(made, doubts, strict=True) if not why]
+    pairs = iter(pairwise.family([tuple(pairwise.times(sides[side]) for side in SIDES[::-1]) for sides in sound]))  # type: ignore[misc]
+    return [
+        _outcome(facts, sides, verdicts, why or next(pairs))
+        for (facts, sides), verdicts, why in zip(made, judged, doubts, strict=True)
+    ]
+
+
+def _worst(records: Sequence[Record], reference: Record | None) -> Verdict | None:
+    verdicts = [verify(record, usable(reference, record)) for record in records]
+    return min(verdicts, key=lambda each: GRAVEST.index(each.status)) if verdicts else None
+
+
+def _void(verdict: Verdict | None) -> bool:
+    return verdict is not None and verdict.status == "void"
+
+
+def _doubt(sides: Mapping[str, Sequence[Record]], verdicts: Mapping[str, Verdict | None]) -> str:
+    """Why the two sides can't be compared; empty where they can."""
+    for side, verdict in verdicts.items():
+        if verdict is not None and verdict.status == "void":
+            return f"{'' if side == 'tuned' else 'the controlled setting is '}void: {verdict.why}"
+    if not all(sides.values()):
+        return "no round of repeats was finished on both sides"
+    return "more ranks than cores or GPUs: nothing is claimed" if _oversubscribed(sides) else ""
+
+
+def _oversubscribed(sides: Mapping[str, Sequence[Record]]) -> bool:
+    return any(record["world"].get("oversubscribed") for records in sides.values() for record in records)
 
 
 def _done(study: Study, engine: str, side: str, records: Mapping[str, Record]) -> list[Record]:
@@ -80,9 +109,13 @@ def _done(study: Study, engine: str, side: str, records: Mapping[str, Record]) -
 
 
 def _outcome(
-    facts: Mapping[str, Any], sides: Mapping[str, Sequence[Record]], pair: Pair | None, reference: Record | None
+    facts: Mapping[str, Any],
+    sides: Mapping[str, Sequence[Record]],
+    verdicts: Mapping[str, Verdict | None],
+    found: Pair | str,
 ) -> Outcome:
-    why = ""
+    """`found`: both sides compared, or why they are not."""
+    pair, why = (None, found) if isinstance(found, str) else (found, "")
     if not facts["trials"]:
         why = "no trial was taken"
     elif facts["winner"] is None:
@@ -91,26 +124,22 @@ def _outcome(
         why = "only the controlled setting was tried"
     elif facts["winner"] == 0:
         why = "no setting was faster than the controlled one"
-    elif pair is None:
-        why = "no round of repeats was finished on both sides"
-    verdicts = [verify(record, reference) for record in sides["tuned"]]
-    gravity = ("void", "unproven", "reference", "verified")
-    verdict = min(verdicts, key=lambda each: gravity.index(each.status)) if verdicts else None
-    if verdict is not None and verdict.status == "void":
-        pair, why = None, f"void: {verdict.why}"
     apart = [
-        found
+        apart_by
         for one, other in zip(sides["tuned"], sides["controlled"], strict=True)
-        if (found := loss_difference(one, other)) is not None
+        if (apart_by := loss_difference(one, other)) is not None
     ]
+    speeds = {
+        side: stats.throughput(sides[side]) if sides[side] and not _void(verdicts[side]) else None for side in SIDES
+    }
     return Outcome(
         **facts,
-        controlled=stats.throughput(sides["controlled"]) if sides["controlled"] else None,
-        tuned=stats.throughput(sides["tuned"]) if pair is not None else None,
+        **speeds,
         pair=pair,
-        verdict=verdict,
+        verdict=verdicts["controlled" if _void(verdicts["controlled"]) else "tuned"],
         loss=max(apart) if apart else None,
         why=why,
+        oversubscribed=_oversubscribed(sides),
     )
 
 
