@@ -78,13 +78,10 @@ def expected(record: Record) -> Expected:
         return Expected(reason="the record does not hold the model's parameters by block")
     applied = record["engine"].get("applied") or {}
     accumulation = record["config"]["training"]["accumulation"]
-    share, gradients = (ranks - 1) / ranks, cost["gradient_bytes"]
+    share, updated = (ranks - 1) / ranks, cost["gradient_bytes"]  # what is updated is handed round in fp32, always
+    gradients = updated / 2 if _halved(record["config"], applied) else updated
     scatter = 1 if (record["world"].get("device") or "cpu") == "cuda" else 2
     backend, stage = record["config"]["engine"]["backend"], record["config"]["engine"]["zero_stage"]
-    if applied.get("compression") == "FP16Compressor" or (
-        backend == "ring" and applied.get("compression", "none") != "none"
-    ):
-        gradients /= 2
     if backend == "fsdp":
         times = {part: 2 if part in PASSED and True in applied.get("reshard_after_forward", ()) else 1
                  for part in cost["blocks"]}  # fmt: skip
@@ -95,11 +92,18 @@ def expected(record: Record) -> Expected:
     if stage < 3:
         if not applied.get("use_multi_rank_bucket_allreduce", True):
             return Expected(reason="use_multi_rank_bucket_allreduce is off: what each rank sends depends on its share")
-        return Expected(2 * share * gradients * (accumulation if stage == 2 else 1), share * gradients)
+        return Expected(2 * share * gradients * (accumulation if stage == 2 else 1), share * updated)
     if kept := [name for name in WHOLE if applied.get(name)]:
         return Expected(reason=f"{', '.join(kept)} above 0: what stays gathered depends on the order of use")
     sent = {name: accumulation * share * BYTES * size for name, size in _zero3(cost).items()}
     return Expected(accumulation * scatter * share * gradients, **sent)
+
+
+def _halved(config: Mapping[str, Any], applied: Mapping[str, Any]) -> bool:
+    """Whether gradients travel as 16 bits. Each engine reads its setting back in words of its own; setup has compared them with
+    what was asked, so that is looked at, and Horovod's word where a record has no more."""
+    asked = (config.get("tuning") or {}).get("compression", "none")
+    return asked != "none" or applied.get("compression") == "FP16Compressor"
 
 
 def _fsdp(cost: Mapping[str, Any], ranks: int, times: Mapping[str, int]) -> dict[str, float]:

@@ -25,8 +25,11 @@ COST = {
 }
 
 
-def run(label: str, ranks: int = 4, *, accumulation: int = 3, device: str = "cpu", **applied) -> dict:
-    record = made.record(label, ranks, training={"accumulation": accumulation, "global_batch": 24})
+def run(
+    label: str, ranks: int = 4, *, accumulation: int = 3, device: str = "cpu", tuning: dict | None = None, **applied
+) -> dict:
+    batch = {"accumulation": accumulation, "global_batch": 24}
+    record = made.record(label, ranks, training=batch, tuning=tuning or {})
     record["workload"] = {"cost": COST}
     record["world"]["device"] = device
     record["engine"]["applied"] = applied
@@ -46,6 +49,25 @@ def test_one_rank_sends_nothing():
 
 def test_half_precision_on_the_wire_is_half():
     assert expected(run("horovod", compression="FP16Compressor")).gradients == bound_bytes(4, G) / 2
+
+
+@pytest.mark.parametrize(
+    ("label", "applied"),
+    [
+        ("ddp", {"compression": "fp16"}),
+        ("horovod", {"compression": "FP16Compressor"}),
+        ("ring", {"compression": "fp16"}),
+        ("fsdp", {"reduce_dtype": "torch.float16", "reshard_after_forward": [True]}),
+        *((f"zero-{stage}", {"communication_data_type": "torch.float16"}) for stage in range(4)),
+    ],
+)
+def test_compressed_gradients_are_half_and_parameters_are_whole(label, applied):
+    """Each engine tells it in words of its own; what is gathered stays fp32."""
+    accumulation = 1 if label == "fsdp" else 3  # with more it refuses to compress
+    plain = expected(run(label, accumulation=accumulation, **{k: v for k, v in applied.items() if "after" in k}))
+    half = expected(run(label, accumulation=accumulation, tuning={"compression": "fp16"}, **applied))
+    assert half.gradients == plain.gradients / 2 > 0
+    assert (half.trainable, half.frozen) == (plain.trainable, plain.frozen)
 
 
 def test_zero_1_gathers_what_it_updated_and_zero_2_reduces_each_micro_batch():
