@@ -12,6 +12,7 @@ from backends.group import RESTARTS
 from bench import checkpoints
 from bench.checkpoints import CheckpointError, Damaged, Manifest
 from bench.config import SAME_EXPERIMENT, RunConfig
+from bench.hosts.sharing import blind
 
 LOCK = ".lock"
 _held: list[int] = []  # locks of this process, until it ends
@@ -56,6 +57,11 @@ def choose(backend: Backend, config: RunConfig) -> Start:
     start, problem = backend.gather(told)[0]
     if start is None:
         raise CheckpointError(problem)
+    if lost := blind(backend, asked.checkpoint_folder):
+        raise CheckpointError(
+            f"{asked.checkpoint_folder} is not the same folder on every host: what rank 0 writes there, rank {lost[0]} does "
+            "not see. Name one that all hosts share with --checkpoint-folder, or leave --checkpoint-every and --resume out"
+        )
     return start
 
 

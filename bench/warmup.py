@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backends.base import Backend
 from bench.config import RunConfig
+from bench.hosts.sharing import hand_out
 from bench.loop import train
 from bench.measure.clock import Clock
 from bench.measure.makeup import AtPeak
@@ -32,6 +33,7 @@ def warm_up(
         return {"peak_bytes": None, "peak_bytes_reason": "memory is watched during warm-up, and --warmup is 0"}
     saved = scratch / "before_warmup"
     backend.save(saved)
+    hand_out(backend, saved)  # only some ranks write it, and every rank loads it
     give_back_freed()
     peak.take()
     held: dict[str, int] = {}
@@ -71,6 +73,6 @@ def warm_up(
     watch.at(backend.steps, "setup")
     backend.load(saved)
     backend.gather(None)
-    if backend.world.rank == 0:
-        shutil.rmtree(saved)
+    if backend.world.local_rank == 0:
+        shutil.rmtree(saved, ignore_errors=True)  # several do this at once where hosts share it
     return found
