@@ -20,7 +20,7 @@ def p_value(first: ArrayLike, second: ArrayLike) -> float:
     """Two-sided Mann-Whitney U test (1947) of two sets of independent values, one a run.
 
     Exact up to some 30 runs each; of few runs that tie by all rearrangements, where the normal approximation is far too
-    small; else by that approximation.
+    small (one run among n + 1 can have any of their places); else by that approximation.
     """
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     both = np.concatenate([one, other])
@@ -28,8 +28,11 @@ def p_value(first: ArrayLike, second: ArrayLike) -> float:
         return 1.0
     tied = np.unique(both).size < both.size
     method: Any = "exact" if one.size * other.size <= EXACT else "asymptotic"
+    if tied and min(one.size, other.size) == 1:
+        lone = both[0 if one.size == 1 else -1]
+        return min(1.0, 2 * float(min(np.mean(both <= lone), np.mean(both >= lone))))
     if tied:
-        every = min(one.size, other.size) > 1 and math.comb(both.size, one.size) <= REARRANGED
+        every = math.comb(both.size, one.size) <= REARRANGED
         method = scipy_stats.PermutationMethod(n_resamples=REARRANGED) if every else "asymptotic"
     return float(scipy_stats.mannwhitneyu(one, other, method=method).pvalue)
 

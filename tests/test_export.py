@@ -14,6 +14,7 @@ from bench.comparison import Comparison
 from bench.config import ConfigError
 from bench.exports import mlperf, pytest_json, tensorboard
 from bench.report.rows import groups
+from bench.report.table import title
 from tests import made
 
 SINGLE = made.record("single")
@@ -235,3 +236,22 @@ def test_an_output_of_the_wrong_kind_is_told(results: Path, tmp_path: Path) -> N
         run(results, "mlperf", "--output", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="cannot write"):
         run(results, "mlperf", "--output", str(tmp_path / "file" / "deeper"))
+
+
+def test_what_a_run_did_is_told_not_what_its_flags_stand_at() -> None:
+    asked = {"training": {"epochs": 50.0}, "tuning": {"compression": "fp16"}}
+    long = made.record("ddp", 2, **asked)
+    told = mlperf.settings(long | {"losses": made.losses(37, 1.0)})
+    assert told["max_steps"] == 37
+    assert told["lowest_numerical_precision_in_comm"] == "fp16"
+    assert "max_steps" not in mlperf.settings(made.failed("ddp") | {"config": long["config"]})
+    assert mlperf.settings(made.failed("ddp"))["max_steps"] == 10
+    assert "50 epochs" in title(groups([long])[0])
+
+
+def test_rows_under_other_conditions_have_names_of_their_own() -> None:
+    cut = made.changed(made.record("ring", 2, repeat=1), "config/training/accumulation", 1)
+    records = [made.record("ring", 2), cut]
+    names = [each["fullname"] for each in pytest_json.document(groups(records), records)["benchmarks"]]
+    assert len(set(names)) == 2
+    assert any("micro_batch=4" in name for name in names)

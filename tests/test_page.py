@@ -339,6 +339,11 @@ def test_the_rank_test_is_heard() -> None:
     (group,) = groups([SINGLE, *near])
     (test,) = [verdicts.compare(group, verdicts.by_file([SINGLE, *near]))]
     assert "rank test and 95 % intervals do not tell them apart" in read(SINGLE, *near, found=[test]).text
+    alone = [made.record("zero-1", 1, repeat=r, speed=1.007) for r in range(5)]
+    (group,) = groups([SINGLE, *near, *alone])
+    (test,) = [verdicts.compare(group, verdicts.by_file([SINGLE, *near, *alone]))]
+    across = read(SINGLE, *near, *alone, found=[test]).text
+    assert "their 95 % intervals overlap" in across, "no rank test was made between rank counts"
     assert all(" ".join(line.split()) in shown.text for line in verdicts.summary(found[0]))
 
 

@@ -98,6 +98,14 @@ def test_few_runs_that_tie_are_rearranged_not_approximated() -> None:
     assert ranktest.p_value([1, 1, 1, 1], [2, 2, 2, 2]) == pytest.approx(2 / 70)
 
 
+def test_one_run_among_equals_shows_nothing_whatever_its_value() -> None:
+    """Memory of a GPU ties in all repeats: the normal approximation called one run of another size different (p 0.02)."""
+    assert ranktest.p_value([2.0], [1.0] * 7) == ranktest.p_value([1.0] * 7, [2.0]) == pytest.approx(2 / 8)
+    assert ranktest.p_value([1.0], [1.0, 1.0, 2.0]) == 1.0
+    for count in range(2, 40):
+        assert ranktest.p_value([2.0], [1.0] * count) >= ranktest.attainable(1, count)
+
+
 def test_holm_of_a_known_family() -> None:
     assert ranktest.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # 1979
     assert ranktest.holm([0.9, 0.9]) == pytest.approx([1.0, 1.0])

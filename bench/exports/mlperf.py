@@ -70,6 +70,7 @@ def settings(record: Record) -> dict[str, Any]:
     """What ran, under MLPerf's keys; a key of which the record knows nothing is left out."""
     workload, training = record["config"]["workload"], record["config"]["training"]
     evaluated = (record.get("evaluation") or {}).get("text", {}).get("images")
+    wire = record["config"].get("tuning", {}).get("compression", "none")
     known = {
         "submission_benchmark": BENCHMARK,
         "submission_org": "not a submission",
@@ -82,7 +83,7 @@ def settings(record: Record) -> dict[str, Any]:
         "global_batch_size": training["global_batch"],
         "micro_batch_size": (record.get("workload") or {}).get("micro_batch"),
         "gradient_accumulation_steps": training["accumulation"],
-        "max_steps": training["steps"],
+        "max_steps": len(record["losses"]) if record["status"] == "done" else _asked(training),
         "trained_samples": len(_steps(record)) * training["global_batch"],
         "eval_samples": evaluated,
         "opt_name": training["optimizer"],
@@ -91,7 +92,7 @@ def settings(record: Record) -> dict[str, Any]:
         "opt_gradient_clip_norm": training["clip_norm"] or None,
         "lowest_numerical_precision_in_linear": PRECISION.get(workload["precision"]),
         "lowest_numerical_precision_in_attn": PRECISION.get(workload["precision"]),
-        "lowest_numerical_precision_in_comm": "fp32",
+        "lowest_numerical_precision_in_comm": "fp32" if wire == "none" else wire,
         "tensor_parallelism": 1,
         "pipeline_parallelism": 1,
         "context_parallelism": 1,
@@ -99,6 +100,11 @@ def settings(record: Record) -> dict[str, Any]:
         "config_filename": f"{record['run_id']}.json",
     }
     return {key: value for key, value in known.items() if value is not None}
+
+
+def _asked(training: Mapping[str, Any]) -> int | None:
+    """Steps of a run that did not come to its end; None where it was told passes over the data instead."""
+    return training["steps"] if training.get("epochs") is None else None
 
 
 def _steps(record: Record) -> Sequence[float]:

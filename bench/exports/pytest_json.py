@@ -67,10 +67,11 @@ def _benchmark(group: Group, row: Row, runs: Sequence[Record]) -> dict[str, Any]
         for step in stats.slowest(run["ranks"]).tolist():
             seconds.update(step)
     name = f"step[{row.label}-np{row.ranks}]"
+    under = [f"{condition}={value}" for condition, value in group.under]
     return {
         "group": title(group),
         "name": name,
-        "fullname": f"ringzero/{group.experiment}/{group.device}::{name}",
+        "fullname": "/".join(["ringzero", group.experiment, group.device, *under]) + f"::{name}",
         "params": {"engine": row.label, "ranks": row.ranks},
         "param": f"{row.label}-np{row.ranks}",
         "extra_info": {
@@ -84,6 +85,6 @@ def _benchmark(group: Group, row: Row, runs: Sequence[Record]) -> dict[str, Any]
             "records": list(row.files),
         },
         "options": {"disable_gc": True, "warmup": group.config["measure"]["warmup"] > 0, "timer": "perf_counter",
-                    "min_rounds": group.config["training"]["steps"], "max_time": None, "min_time": None},
+                    "min_rounds": seconds.rounds // len(row.files), "max_time": None, "min_time": None},
         "stats": {**seconds.as_dict(), "data": seconds.data, "iterations": 1},
     }  # fmt: skip

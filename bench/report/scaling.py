@@ -23,7 +23,7 @@ HEADINGS = (
 )
 CAPTION = (
     "efficiency: throughput over (ranks x throughput at one rank), with the range that the ends of both 95 % intervals "
-    "leave; 100 %: each rank adds as much as the first. -: no verified run at one rank, or * more ranks than cores or GPUs, "
+    "leave; 100 %: each rank adds as much as the first. -: no run with a speed at one rank, or * more ranks than cores or GPUs, "
     "of which nothing is claimed."
 )
 

@@ -53,7 +53,9 @@ def summary(entries: Sequence[Entry], found: Verdicts | None = None) -> Summary:
     rest = []
     if level:
         told = [f"{entry.name} ({number(_speed(entry.row))})" for entry in level]
-        rest.append(f"No difference shown between it and {_list(told)}: {_because(found)}.")
+        rest.append(
+            f"No difference shown between it and {_list(told)}: {_because(best.row, [each.row for each in level], found)}."
+        )
         known = [entry for entry in (best, *level) if entry.row.memory_bytes is not None]
         if len(known) > 1:
             light = min(known, key=lambda entry: entry.row.memory_bytes or 0)
@@ -94,12 +96,11 @@ def _basis(one: Row, other: Row, found: Verdicts | None) -> str:
     return "rank test and intervals" if _tested(one, other, found) else "intervals alone (no rank test, so no proof)"
 
 
-def _because(found: Verdicts | None) -> str:
-    return (
-        "rank test and 95 % intervals do not tell them apart"
-        if found and found.possible
-        else "their 95 % intervals overlap"
-    )
+def _because(best: Row, level: Sequence[Row], found: Verdicts | None) -> str:
+    tested = [_tested(best, row, found) is not None for row in level]
+    if all(tested):
+        return "rank test and 95 % intervals do not tell them apart"
+    return f"their 95 % intervals overlap{', and where there is a rank test it does not tell them apart' if any(tested) else ''}"
 
 
 def _speed(row: Row) -> float:
