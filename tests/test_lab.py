@@ -92,6 +92,26 @@ def test_a_wrong_command_says_what_to_type(words: list[str], says: str, capsys: 
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["status"], ["down"], ["down", "--all"], ["run", "hostname"], ["link", "100mbit"]])
+def test_a_user_without_root_is_never_told_that_a_laboratory_is_gone(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kept, "ROOT", tmp_path / "ringzero" / "lab")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("bench.lab.host.network_of", lambda pid: None)  # all that a user sees of root's process
+    if words == ["status"]:
+        assert main(["lab", *words]) == 1
+        assert capsys.readouterr() == ("no laboratory stands\n", "")
+    state = kept.ROOT / "0" / "state.json"
+    state.parent.mkdir(parents=True)
+    host = {"name": "host1", "address": "10.77.0.1", "port": "port1", "cores": [0], "pid": 1, "network": 1}
+    state.write_text(json.dumps({"number": 0, "link": "1gbit", "mtu": 1500, "owner": None, "hosts": [host]}))
+    assert main(["lab", *words]) == 2
+    out, said = capsys.readouterr()
+    assert (out, "it needs root" in said, "removed" in said) == ("", True, False)
+    assert state.is_file()
+
+
 @needs_lab
 def test_hosts_are_separate_and_know_each_other(lab: Lab) -> None:
     for name, address in (("host1", "10.77.0.1"), ("host2", "10.77.0.2")):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -27,7 +28,11 @@ def read(state: Path) -> Lab:
 
 
 def standing() -> list[Lab]:
-    """Every laboratory of this machine whose hosts and owner are there."""
+    """Every laboratory of this machine whose hosts and owner are there. Raises LabError for a user who could not tell."""
+    if not _root() and os.path.lexists(ROOT.parent):  # its last laboratory takes that folder along
+        raise LabError(
+            "a laboratory was made here, and it needs root to be seen or used; type: sudo -E $(command -v ringzero) lab ..."
+        )
     found = []
     for state in sorted(ROOT.glob(f"*/{STATE}")):
         with contextlib.suppress(LabError):
@@ -57,7 +62,9 @@ def stale(lab: Lab) -> bool:
 
 
 def sweep() -> list[int]:
-    """Remove what a process that was killed has left; returns the numbers."""
+    """Remove what a process that was killed has left; returns the numbers. A user without root leaves everything alone."""
+    if not _root():
+        return []
     removed = []
     for folder in sorted(ROOT.glob("[0-9]*")):
         try:
@@ -70,6 +77,11 @@ def sweep() -> list[int]:
             lab.down()
             removed.append(lab.number)
     return removed
+
+
+def _root() -> bool:
+    """To others the kernel does not tell the namespaces of root's processes: every laboratory would look as if it were gone."""
+    return os.geteuid() == 0
 
 
 def _same(pid: int, began: float) -> bool:
