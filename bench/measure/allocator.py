@@ -27,8 +27,17 @@ def pressure(before: Mapping[str, int], after: Mapping[str, int], total_bytes: i
     }
 
 
+def together(first: Mapping[str, Any] | None, second: Mapping[str, Any]) -> dict[str, Any]:
+    """`pressure` of two windows as of one: retries of both, the higher peaks; thrashing in either is thrashing."""
+    if first is None:
+        return dict(second)
+    return {
+        name: first[name] + value if name == "retries" else max(first[name], value) for name, value in second.items()
+    }
+
+
 class Allocator:
-    """`with Allocator(device) as allocator:` around the window; afterwards `fields` of the rank's memory."""
+    """`with allocator:` around each window, as often as wanted; then `fields` of the rank's memory in all of them."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -48,4 +57,5 @@ class Allocator:
     ) -> None:
         if self.device.type == "cuda":
             total = torch.cuda.get_device_properties(self.device).total_memory
-            self.fields = {"cuda_allocator": pressure(self._before, torch.cuda.memory_stats(self.device), total)}
+            found = pressure(self._before, torch.cuda.memory_stats(self.device), total)
+            self.fields = {"cuda_allocator": together(self.fields["cuda_allocator"], found)}
