@@ -19,6 +19,7 @@ from bench.config import Checkpoints, Engine, RunConfig
 from bench.hosts import sharing
 
 ROOT = Path(__file__).resolve().parents[1]
+QUICK = "--backend ddp --global-batch 2 --accumulation 1 --steps 1 --warmup 1 --proof-steps 0 --phase-steps 0"
 APART = (World(0, 2, 0, 1, "torchrun"), World(1, 2, 0, 1, "torchrun"))
 
 
@@ -78,9 +79,7 @@ def test_a_checkpoint_folder_that_hosts_do_not_share_is_refused_at_the_start(tmp
 
 def test_a_run_over_hosts_with_folders_of_their_own_finishes(tmp_path):
     port, ranks = launchers.free_port(), []
-    flags = (
-        "--backend ddp --global-batch 2 --accumulation 1 --steps 1 --warmup 1 --proof-steps 0 --phase-steps 0".split()
-    )
+    flags = QUICK.split()
     for node in range(2):
         where = f"--nnodes 2 --node-rank {node} --nproc-per-node 1 --master-addr 127.0.0.1 --master-port {port}".split()
         argv = [
