@@ -1,9 +1,13 @@
 """The `ringzero` command. Each subcommand's module is loaded only when it is asked for, so that help is immediate."""
 
+import contextlib
 import difflib
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+
+from bench.stopped import heard
 
 PROGRAM = "ringzero"
 # name: (module:function(argv) -> exit code, one line of help), in the order of use
@@ -90,12 +94,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         meant = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}"
         print(f"{PROGRAM}: no command {name!r}; {meant}", file=sys.stderr)
         return 2
+    watches = name == "run"  # a rank takes its signals itself
     try:
-        module, _, function = COMMANDS[name][0].partition(":")
-        return int(getattr(import_module(module), function)(arguments[1:]) or 0)
-    except KeyboardInterrupt:
-        print(f"\n{PROGRAM} {name}: stopped", file=sys.stderr)
-        return 130
+        with contextlib.nullcontext() if watches else heard():
+            module, _, function = COMMANDS[name][0].partition(":")
+            return int(getattr(import_module(module), function)(arguments[1:]) or 0)
+    except KeyboardInterrupt as stop:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(f"\n{PROGRAM} {name}: {str(stop) or 'stopped'}", file=sys.stderr)
+        return 128 + getattr(stop, "number", signal.SIGINT)
     except expected() as error:
         print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
         return 2

@@ -33,7 +33,8 @@ def run(
 
     The record says `done` or `failed`: where the run left none, or an unfinished one, it is closed here as failed with
     the end of the log, which lies beside it. Raises LaunchFailed or ConfigError only where nothing was started. Ctrl-C
-    and `limit_s` (seconds, whole run) end every process of the run; Ctrl-C is raised again once the record is kept.
+    (or what `bench.stopped` makes one) and `limit_s` (seconds, whole run) end every process of the run; Ctrl-C is raised
+    again once the record is kept.
     `place`: NAME~INDEX of the comparison that this run is part of; the record says so, and where this process is killed
     its folder under `.incoming` is found by that name.
     """
@@ -67,8 +68,8 @@ def run(
             end = End("launcher", f"{launcher(config)} ended with status {ended.code} and left no finished record")
     except OSError as error:
         end = End("launcher", f"could not start {what.argv[0]}: {error}")
-    except KeyboardInterrupt:
-        end = End("interrupted", "interrupted by the user", ours=True)
+    except KeyboardInterrupt as stop:
+        end = End("interrupted", str(stop) or "interrupted by the user", ours=True)
         raise
     finally:
         record = keep(private, config, ranks, what, end, started, place)

@@ -1,13 +1,15 @@
 """The `ringzero` command: help at once, one clear message for a mistake, and exit codes that mean something."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from bench import __main__ as command
-from bench import launch, launchers, matrix
+from bench import launch, launchers, matrix, stopped
 from bench.__main__ import COMMANDS, main
 from bench.report import load
 from tests import made
@@ -159,3 +161,35 @@ def test_data_draws_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["data", "preview", "textures", "--samples", "2", "--image-size", "64", "--output", str(sheet)]) == 0
     assert sheet.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out == f"{sheet}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_launch_that_is_ended_keeps_its_record(number: signal.Signals, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "bench", "launch", "--backend", "single", "--results", str(tmp_path)]
+    child = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(f"{launch.INCOMING}/*/log")):
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child.send_signal(number)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 128 + number
+    assert f"ringzero launch: ended by {number.name}" in errors
+    (record,) = tmp_path.glob("*.json")
+    failure = load.read(record)["failure"]
+    assert failure["cause"] == "interrupted"
+    assert failure["message"].startswith(f"ended by {number.name}")
+    assert not (tmp_path / launch.INCOMING).exists()
+    assert record.with_suffix(".log").exists()
+
+
+def test_a_signal_that_is_ignored_stays_so_and_ours_go_back() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopped.heard():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
