@@ -18,6 +18,8 @@ from bench.proof import refuse_skipped
 from bench.watch import Watch
 from bench.workload import Workload
 
+WATCHED = "memory is watched during warm-up"
+
 
 def warm_up(
     backend: Backend,
@@ -28,9 +30,12 @@ def warm_up(
     peak: PeakMemory,
     moment: AtPeak,
 ) -> dict[str, Any]:
-    """Steps that are not timed, with memory watched; afterwards the state is what it was before. Returns bytes by name."""
+    """Steps that are not timed, with memory watched; afterwards the state is what it was before. Returns bytes by name.
+
+    A single step has no peak to tell: the optimizer's state comes into being at its end.
+    """
     if not config.measure.warmup:
-        return {"peak_bytes": None, "peak_bytes_reason": "memory is watched during warm-up, and --warmup is 0"}
+        return {"peak_bytes": None, "peak_bytes_reason": f"{WATCHED}, and --warmup is 0"}
     saved = scratch / "before_warmup"
     backend.save(saved)
     hand_out(backend, saved)  # only some ranks write it, and every rank loads it
@@ -70,6 +75,11 @@ def warm_up(
             "needs the CPU, Linux and glibc 2.33: the kernel's mappings and malloc's own count are read"
         )
     found |= device_memory(backend.device)
+    if config.measure.warmup == 1:
+        found = {
+            "peak_bytes": None,
+            "peak_bytes_reason": f"{WATCHED}: its first step knows no optimizer state, give --warmup 2",
+        }
     watch.at(backend.steps, "setup")
     backend.load(saved)
     backend.gather(None)

@@ -58,6 +58,9 @@ def test_throughput_is_that_of_a_stopwatch_outside_the_process_within_1_percent(
         window = inside.sum() / outside.sum() - 1
         throughput = stats.throughput([record]).median / (BATCH / np.median(outside)) - 1
         assert len(record["ranks"]) == ranks
+        for memory in (rank["memory"] for rank in record["ranks"]):  # one step of warm-up saw no optimizer state
+            assert memory["peak_bytes"] is memory.get("optimizer") is None
+            assert "--warmup 2" in memory["peak_bytes_reason"]
         assert (
             sum(sum(rank["data_s"]) for rank in record["ranks"]) > 0.02 * outside.sum()
         )  # else nobody would see it missing

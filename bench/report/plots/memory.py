@@ -25,7 +25,7 @@ def draw(groups: Sequence[Group], records: Sequence[Record]) -> Figure:
     found = [_largest(records_of(row, records)) for row in group.rows]
     tops = [max(peak, sum(parts.values())) for peak, parts, _ in (each for each in found if each)]
     if not tops:
-        raise NothingToDraw("memory was not measured: it is watched during warm-up; run with --warmup 1 or more")
+        raise NothingToDraw("memory was not measured: it is watched during warm-up; run with --warmup 2 or more")
     captions = _caption(group, found)
     shape, foot = bars.lines(group.rows), style.foot_height(captions)
     figure, axes = style.canvas(shape.height(foot))
