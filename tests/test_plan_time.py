@@ -90,6 +90,23 @@ def test_a_step_is_compute_and_what_shows_and_waiting_and_the_host():
     assert found.samples_per_s == pytest.approx(64 * 4 / found.step_s)
 
 
+def test_what_a_call_costs_is_communication_and_shows():
+    without = time.predict(GPT, "ddp", 64, A100, FITTED)
+    found = time.predict(GPT, "ddp", 64, A100, replace(FITTED, call_s={"ddp": Value(0.02)}))
+    calls = 0.02 * sum(each.times for each in work.exchanges(GPT, "ddp", 64))
+    assert found.communication_s == pytest.approx(without.communication_s + calls)
+    assert found.exposed_s == pytest.approx(without.exposed_s + calls)
+    assert found.exposed_s < found.communication_s
+
+
+def test_no_share_that_is_hidden_is_below_nothing():
+    """Calls alone show here: all of the exchange does, and none of it is hidden."""
+    small = replace(GPT, cost={**GPT.cost, "trainable": {"llm": 1000.0}, "gradient_bytes": 4000.0})
+    found = time.predict(small, "ddp", 8, A100, replace(FITTED, call_s={"ddp": Value(0.5)}))
+    assert 0.1 < found.exposed_s / found.step_s < 0.5
+    assert found.why.endswith("; 0% of it is hidden")
+
+
 def test_compute_is_flops_over_peak_and_bytes_over_memory():
     found = time.predict(GPT, "ddp", 1, A100, FITTED)
     flops = GPT.forward_flops + GPT.backward_flops

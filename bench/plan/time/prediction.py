@@ -4,7 +4,8 @@
 
 - compute = FLOPs / (peak x efficiency) + bytes of layers without products / memory bandwidth: kernels run one after another,
   so both add up (a roofline whose two roofs are sums, not a maximum).
-- communication = collectives of bench/plan/time/work.py, each by the fastest algorithm of bench/plan/time/collective_cost.py.
+- communication = collectives of bench/plan/time/work.py, each by the fastest algorithm of bench/plan/time/collective_cost.py;
+  and the engine's own part of each call, which is added to both and hidden by nothing.
 - exposed = communication - min(hidden x communication, compute beside which it may go on). DDP, Horovod, the ring and ZeRO 1 to 2
   have backward beside their gradients, ZeRO 3 and FSDP both passes beside their gathers; what comes after backward hides nothing.
 - sync: waiting for the slowest of independently late ranks, which grows about as the logarithm of their number; the noise of
@@ -93,7 +94,8 @@ def parts(work: Work, engine: str, ranks: int, machine: Machine, constants: Cons
     total, exposed = _exposed(work, engine, ranks, _fabric(machine, constants, ranks), constants, forward, backward)
     compute = forward + backward
     called = sum(each.times for each in exchanges(work, engine, ranks))
-    exposed += called * constants.call_s.get(engine, Value(0.0)).value * constants.turns(ranks)
+    calls = called * constants.call_s.get(engine, Value(0.0)).value * constants.turns(ranks)
+    total, exposed = total + calls, exposed + calls
     busy = (compute + exposed) * (1 + constants.sync.value * math.log2(ranks) / math.sqrt(work.accumulation))
     host = constants.host_s.get(engine, Value(0.0)).value * constants.turns(ranks)
     return {"step": busy + host, "compute": compute, "communication": total, "exposed": exposed, "host": host}
