@@ -214,13 +214,19 @@ def test_shared_storages_are_held_once_by_the_first_that_names_them():
 
 @pytest.fixture
 def rapl(tmp_path, monkeypatch):
-    """Two packages, and a domain inside the first, which is part of its count."""
+    """Two packages, a domain inside the first, which is part of its count, and the board, which both are part of."""
     monkeypatch.setattr(energy, "RAPL", tmp_path)
 
     def write(first: int, second: int) -> None:
-        for name, value in {"intel-rapl:0": first, "intel-rapl:1": second, "intel-rapl:0:0": 7 * first}.items():
-            (tmp_path / name).mkdir(exist_ok=True)
-            (tmp_path / name / "energy_uj").write_text(f"{value}\n")
+        for zone, kind, value in (
+            ("intel-rapl:0", "package-0", first),
+            ("intel-rapl:1", "package-1", second),
+            ("intel-rapl:2", "psys", 3 * (first + second)),
+            ("intel-rapl:0:0", "core", 7 * first),
+        ):
+            (tmp_path / zone).mkdir(exist_ok=True)
+            for name, text in (("name", kind), ("energy_uj", value), ("max_energy_range_uj", 262_143_328_850)):
+                (tmp_path / zone / name).write_text(f"{text}\n")
 
     return write
 
@@ -238,6 +244,18 @@ def test_a_counter_that_wrapped_around_is_no_measurement(rapl):
         rapl(1_000_000, 60_000_000)
     assert spent.joules is None
     assert "wrapped around" in str(spent.reason)
+
+
+@pytest.mark.parametrize(("lasted_s", "known"), [(436.0, True), (437.0, False)])
+def test_a_counter_that_may_have_gone_round_unseen_is_no_measurement(rapl, monkeypatch, lasted_s, known):
+    """262 kJ at 600 W: after that a counter may stand above where it stood, a whole round later."""
+    now = iter([10.0, 10.0 + lasted_s])
+    monkeypatch.setattr(energy, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    rapl(1_000_000, 2_000_000)
+    with Energy() as spent:
+        rapl(4_000_000, 2_500_000)
+    assert spent.joules == (3.5 if known else None)
+    assert known or "lasted 437 s; at 600 W" in str(spent.reason)
 
 
 def test_without_a_counter_there_is_a_reason(tmp_path, monkeypatch):
