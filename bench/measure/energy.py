@@ -9,9 +9,7 @@ from types import TracebackType
 import torch
 
 RAPL = Path("/sys/class/powercap")
-MOST_W = (
-    1000.0  # stated: what no processor package draws for longer than a moment; the largest of 2025 are made for 500 W
-)
+MOST_W = 600.0  # stated: more than a package draws for minutes; the largest of 2025 are made for 500 W
 
 
 def gpu_names(count: int) -> list[str]:
