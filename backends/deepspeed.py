@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,11 +59,14 @@ class DeepSpeed(TorchGroup):
         deepspeed.init_distributed(dist_backend="nccl" if config.device == "cuda" else "gloo", verbose=False)
         self.deepspeed = deepspeed
 
+    def bucket_values(self) -> int:
+        """Elements of a bucket: no more than there are, since stages 1 to 3 allocate all of it, however small the model."""
+        values = sum(p.numel() for _, p in trained(self.model))
+        return max(1, min(self.config.bucket_bytes // 4, values))
+
     def native_config(self) -> dict[str, Any]:
         """DeepSpeed's JSON, every setting that changes mathematics or traffic written out; sizes are in elements."""
-        config, world = self.config, self.world
-        values = sum(p.numel() for _, p in trained(self.model))
-        bucket = max(1, min(config.bucket_bytes // 4, values))  # it allocates the whole bucket, however small the model
+        config, world, bucket = self.config, self.world, self.bucket_values()
         zero: dict[str, Any] = {"stage": config.zero_stage}
         if config.zero_stage:
             zero |= {
@@ -118,6 +122,10 @@ class DeepSpeed(TorchGroup):
         self.engine, self.optimizer, _, _ = self.deepspeed.initialize(
             model=self.model, optimizer=optimizer, config=self.native, dist_init_required=False
         )
+        if not self.config.zero_stage:  # its JSON has no bucket for this stage: 5e8 elements is a default in the code
+            self.engine.allreduce_gradients = partial(
+                self.engine.allreduce_gradients, bucket_size=self.bucket_values()
+            )  # a bucket is exchanged with the tensor that makes it longer than that
 
     def _replaced(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """The optimizer, or, where it is asked for, the engine's own AdamW in its place; SGD has no counterpart there."""
@@ -148,6 +156,8 @@ class DeepSpeed(TorchGroup):
             )
         }
         asked |= {key.removeprefix("stage3_"): value for key, value in zero.items() if key != "offload_optimizer"}
+        if not self.config.zero_stage:
+            asked["allreduce_bucket_size"] = self.bucket_values()
         return asked | {
             "offload_optimizer": self.config.offload_optimizer,
             "communication_data_type": "torch.float16" if self.config.tuning.compression == "fp16" else "torch.float32",
@@ -182,6 +192,8 @@ class DeepSpeed(TorchGroup):
             "update_rule": type(self._torch_optimizer()).__module__.partition(".")[0],
             "fused_optimizer": is_fused(self._torch_optimizer()),
         }
+        if not self.config.zero_stage:
+            applied["allreduce_bucket_size"] = getattr(engine.allreduce_gradients, "keywords", {}).get("bucket_size")
         zero = engine._config.zero_config
         for key in self.asked():
             if key not in applied:  # what the live optimizer holds counts before what the configuration says
@@ -314,6 +326,7 @@ class DeepSpeed(TorchGroup):
 
     def release(self) -> None:
         if getattr(self, "engine", None) is not None:
+            self.engine.__dict__.pop("allreduce_gradients", None)  # it holds the engine, which holds it
             self.engine.destroy()
             self.engine = None
         super().release()
