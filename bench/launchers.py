@@ -38,6 +38,9 @@ INSTALL = {
     "horovodrun": "python -m backends.build",
     "mpirun": "pip install -c constraints.txt -e '.[mpi]'",
 }
+# mpirun takes the job of a scheduler that it was started in for the place to run. Its parts that read one, of Open MPI 5 (PRTE_MCA_)
+# and 4 (OMPI_MCA_); a name that a build does not have is passed over.
+NO_JOB = dict.fromkeys(("PRTE_MCA_ras", "OMPI_MCA_ras"), "^slurm,pbs,lsf,gridengine,flux,tm,alps,loadleveler")
 
 
 class LaunchFailed(RuntimeError):
@@ -166,6 +169,7 @@ def under(name: str, ranks: int, module: str = RUN, *, words: Sequence[str] = ()
                     ":OVERSUBSCRIBE",
                 ]  # else mpirun refuses; --oversubscribe is deprecated in Open MPI 5
             argv += python
+            env |= {name: os.environ.get(name, value) for name, value in NO_JOB.items()}  # the user's own choice counts
             if os.geteuid() == 0:  # mpirun refuses to run as root unless told twice
                 env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         case _:

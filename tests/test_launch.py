@@ -247,6 +247,17 @@ def test_mpirun_starts_more_ranks_than_there_are_slots(tmp_path: Path) -> None:
     assert log.read_text().split() == [str(len(os.sched_getaffinity(0)))] * ranks  # and none of them is bound
 
 
+@pytest.mark.skipif(launchers.executable("mpirun") is None, reason="no mpirun")
+def test_mpirun_stays_on_this_host_inside_a_job_of_slurm(tmp_path: Path) -> None:
+    made = launchers.under("mpirun", 2)
+    job = {"SLURM_JOBID": "1", "SLURM_JOB_ID": "1", "SLURM_NODELIST": "elsewhere", "SLURM_JOB_NODELIST": "elsewhere"}
+    job |= {"SLURM_TASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_JOB_NUM_NODES": "1"}
+    argv = [*made.argv[: made.argv.index(sys.executable)], "hostname"]
+    log = tmp_path / "log"
+    assert processes.run(argv, made.env | job, log, limit_s=60).code == 0, log.read_text()
+    assert log.read_text().split()[-2:] == [os.uname().nodename] * 2  # before them it looks for srun
+
+
 def test_only_root_is_told_to_mpirun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launchers, "unavailable", lambda config: None)
     for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
