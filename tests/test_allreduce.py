@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from backends.ring.compression import WIRE, compressed_allreduce
 from backends.ring.pipeline import AHEAD, SEGMENT_BYTES, pipelined_allreduce, scratch_values
@@ -17,6 +18,8 @@ from backends.ring.reduction import GRAIN, MEAN, REDUCTIONS, SUM, Reduction
 from backends.ring.schedules import halving_doubling, hierarchical, naive_allreduce, recursive_doubling
 from backends.ring.shared import SharedMemory, space
 from backends.ring.transport import ExchangeError, Links, QueueTransport
+from backends.world import World
+from bench.collectives import own
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ORACLES = {"sum": np.sum, "mean": np.mean, "min": np.min, "max": np.max, "product": np.prod}
@@ -139,6 +142,48 @@ def test_segments_add_in_the_order_of_the_plain_ring(size):
     for name in ("pipelined", "shared"):
         one, other = on_ranks(size, plain), run(values, MEAN, 256, name)
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [(name, size) for name in ("naive", "doubling", "halving") for size in (2, 3, 4)]
+)
+def test_a_schedule_whose_scratch_is_kept_makes_no_new_memory(monkeypatch, name, size):
+    """In the timed call page faults would count; over links that carry nothing, so that only its own memory is seen."""
+
+    class Allocations(TorchDispatchMode):
+        made = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.made += func.overloadpacket.__name__ in ("empty", "empty_like", "new_empty", "clone", "zeros")
+            return func(*args, **(kwargs or {}))
+
+    class Nowhere(Links):
+        def _send(self, tensor, to):
+            return lambda: None
+
+        _receive = _send
+
+    for rank in range(size):
+        monkeypatch.setattr(own, "TorchTransport", partial(Nowhere, rank, size))
+        library = own.MessageRing(World(rank, size, rank, size), 120, carrier="torch", schedule=name)
+        call, _ = library.call("all_reduce", torch.ones(100), torch.ones(0))
+        with Allocations() as seen:
+            call()
+        assert seen.made == 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+def test_scratch_of_before_changes_no_bit(size):
+    values = torch.randn(size, 37, generator=torch.Generator().manual_seed(size))
+    for schedule in (naive_allreduce, recursive_doubling, halving_doubling):
+
+        def work(link: QueueTransport, schedule: Callable[..., None] = schedule) -> bool:
+            plain, kept = values[link.rank].clone(), values[link.rank].clone()
+            schedule(plain, link, MEAN)
+            schedule(kept, link, MEAN, scratch=torch.full((37 * size + 5,), torch.nan))
+            return torch.equal(plain, kept)
+
+        assert on_ranks(size, work) == [True] * size
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])

@@ -11,6 +11,8 @@ With N ranks, S bytes, a seconds of latency and B bytes/s on a link:
 
 Recursive doubling and halving-doubling (Rabenseifner 2004) are for 2^k ranks; others first hand their values to a partner
 and get the result from it (Thakur, Rabenseifner & Gropp 2005, section 4.5), which the counts above leave out.
+
+Whoever times them keeps the `scratch` of the first three, as many values as the buffer has: new memory costs page faults.
 """
 
 import torch
@@ -21,23 +23,24 @@ from backends.ring.reduction import MEAN, SUM, Reduction
 from backends.ring.transport import Links, Wait
 
 
-def naive_allreduce(buffer: Tensor, links: Links, reduction: Reduction = SUM) -> None:
-    """Every rank sees everybody's whole buffer and reduces in rank order: the oracle that the others are held against."""
-    parts = {links.rank: buffer.clone()}
+def naive_allreduce(buffer: Tensor, links: Links, reduction: Reduction = SUM, scratch: Tensor | None = None) -> None:
+    """Every rank sees everybody's whole buffer and reduces in rank order: the oracle that the others are held against.
+
+    `scratch`: N times as many values as the buffer has.
+    """
+    parts = _given(scratch, buffer, links.size).view(links.size, -1)
+    parts[links.rank].copy_(buffer)
     for step in range(links.size - 1):
-        passed_on = parts[(links.rank - step) % links.size]
-        received = torch.empty_like(buffer)
-        links.exchange(passed_on, received)
-        parts[(links.rank - step - 1) % links.size] = received
+        links.exchange(parts[(links.rank - step) % links.size], parts[(links.rank - step - 1) % links.size])
     buffer.copy_(parts[0])
     for rank in range(1, links.size):
         reduction.combine(buffer, parts[rank])
     reduction.finish(buffer, links.size)
 
 
-def recursive_doubling(buffer: Tensor, links: Links, reduction: Reduction = SUM) -> None:
+def recursive_doubling(buffer: Tensor, links: Links, reduction: Reduction = SUM, scratch: Tensor | None = None) -> None:
     """In step k each rank swaps its whole buffer with the one whose number differs in bit k, and both reduce."""
-    scratch = torch.empty_like(buffer)
+    scratch = _given(scratch, buffer)
     place = _fold(buffer, scratch, links, reduction)
     if place is not None:
         power = _power(links.size)
@@ -54,9 +57,9 @@ def recursive_doubling(buffer: Tensor, links: Links, reduction: Reduction = SUM)
     _unfold(buffer, links)
 
 
-def halving_doubling(buffer: Tensor, links: Links, reduction: Reduction = SUM) -> None:
+def halving_doubling(buffer: Tensor, links: Links, reduction: Reduction = SUM, scratch: Tensor | None = None) -> None:
     """Reduce-scatter by halves (partners at distance N/2, N/4, ...), then all-gather by doubling the way back."""
-    scratch = torch.empty_like(buffer)
+    scratch = _given(scratch, buffer)
     place = _fold(buffer, scratch, links, reduction)
     if place is not None:
         power = _power(links.size)
@@ -111,6 +114,12 @@ class Leaders(Links):
 
     def _receive(self, tensor: Tensor, source: int) -> Wait:
         return self.whole.receive(tensor, source * self.per_host)
+
+
+def _given(scratch: Tensor | None, buffer: Tensor, times: int = 1) -> Tensor:
+    """Scratch of `times` the buffer's length: the first values of the caller's, or new ones."""
+    need = times * len(buffer)
+    return buffer.new_empty(need) if scratch is None else scratch[:need]
 
 
 def _power(size: int) -> int:

@@ -46,14 +46,16 @@ class MessageRing(Library):
         super().__init__(world, values)
         self.links: Transport = MPITransport(TIMEOUT_S) if carrier == "mpi" else TorchTransport()
         self.schedule = schedule
-        self.scratch = torch.zeros(scratch_values(values, self.size, 4))
+        # Kept, so that no timed call pays for new memory; a schedule's is large, and there from its first use on.
+        whole = values * self.size if schedule == "naive" else values
+        self.scratch = torch.empty(whole) if schedule else torch.zeros(scratch_values(values, self.size, 4))
         self.settings = {"segment_bytes": None if schedule else SEGMENT_BYTES}
 
     def call(self, operation: str, whole: Tensor, part: Tensor) -> Call:
         links, scratch = self.links, self.scratch
         if self.schedule:
             reduce = SCHEDULES[self.schedule]
-            return partial(reduce, whole, links), whole
+            return partial(reduce, whole, links, scratch=scratch), whole
         if operation == "all_reduce":
             return partial(pipeline.pipelined_allreduce, whole, links, scratch), whole
         parts, own = torch.tensor_split(whole, self.size), self.own(whole)
