@@ -82,12 +82,14 @@ class DeepSpeed(TorchGroup):
         if config.zero_stage in (1, 2):
             zero |= {"use_multi_rank_bucket_allreduce": config.tuning.multi_rank_allreduce, "compute_grad_norm": True}
         if config.zero_stage == 3:  # its thresholds would leave a small model whole
-            kept = 0 if config.tuning.reshard else 1_000_000_000  # elements that may stay gathered until backward
+            # Elements that may stay gathered until backward: none, the textbook form, in which all is gathered anew. It fetches
+            # ahead only within them (partitioned_param_coordinator.py), so then not at all, and that is asked for.
+            kept = 0 if config.tuning.reshard else 1_000_000_000
             zero |= {
                 "stage3_param_persistence_threshold": 0,
                 "stage3_max_live_parameters": kept,
                 "stage3_max_reuse_distance": kept,
-                "stage3_prefetch_bucket_size": bucket,
+                "stage3_prefetch_bucket_size": min(bucket, kept),
                 "sub_group_size": 1_000_000_000,
                 "memory_efficient_linear": True,
             }

@@ -10,6 +10,7 @@ from torch.optim import SGD
 
 from backends.base import EngineConfig
 from backends.deepspeed import DeepSpeed
+from backends.tuning import Tuning
 from backends.world import World
 
 pytest.importorskip("deepspeed")
@@ -53,3 +54,16 @@ def test_stage_0_exchanges_buckets_of_the_size_that_was_asked_for(alone: World, 
     finally:
         engine.close()
     assert sent == [200, 200]
+
+
+@pytest.mark.parametrize(("reshard", "ahead"), [(True, 0), (False, 150)])
+def test_stage_3_asks_for_no_more_fetching_ahead_than_it_does(reshard: bool, ahead: int) -> None:
+    """Its coordinator fetches ahead up to stage3_max_live_parameters; at 0 a bucket asked for would be said and not done."""
+    config = EngineConfig(
+        accumulation=1, micro_batch=1, bucket_mb=150 * 4 / 2**20, zero_stage=3, tuning=Tuning(reshard=reshard)
+    )
+    engine = object.__new__(DeepSpeed)  # its JSON alone: no engine is started
+    engine.config, engine.world, engine.model = config, World(), Net()
+    zero = engine.native_config()["zero_optimization"]
+    assert zero["stage3_prefetch_bucket_size"] == ahead
+    assert (zero["stage3_max_live_parameters"] == 0) is reshard
