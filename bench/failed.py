@@ -10,6 +10,7 @@ from typing import Any
 from bench import environment, machine
 from bench.config import RunConfig
 from bench.failure import MEMORY_WORDS, Cause
+from bench.hosts.description import most, parse
 from bench.launchers import launcher
 from bench.record import SCHEMA, UNMEASURED, RecordFile, now, place_of, run_id
 from bench.sight import follows
@@ -66,6 +67,7 @@ def close(
             return file.finish(record | {"failure": _placed(record["failure"], host)})
         return file.finish(record) if open_still else path
     commit = environment.commit()
+    program = launcher(config, most(parse(asked)) if asked else ranks)
     name = run_id(config.engine.label, ranks, commit["commit"])
     content = {
         "schema": SCHEMA,
@@ -77,7 +79,7 @@ def close(
         "track": config.track,
         "comparison": place_of(place),
         "engine": {"label": config.engine.label, "asked": None, "applied": None, "native": None},
-        "world": {"size": ranks, "launcher": launcher(config), "hosts": None, "oversubscribed": None},
+        "world": {"size": ranks, "launcher": program, "hosts": None, "oversubscribed": None},
         "environment": {"machine": dataclasses.asdict(machine.look()), "asked_hosts": asked, **commit},
         **UNMEASURED,
         **dict.fromkeys(EMPTY),

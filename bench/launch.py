@@ -11,7 +11,7 @@ from pathlib import Path
 from bench import failed, failure, processes
 from bench.config import RunConfig
 from bench.failed import End
-from bench.hosts.description import HOSTS
+from bench.hosts.description import HOSTS, most, parse
 from bench.launchers import Command, LaunchFailed, command, launcher
 from bench.record import PLACE, now, sync
 
@@ -51,8 +51,8 @@ def run(
         raise LaunchFailed(
             f"no records can be written to {results}: {error.strerror}; give another --results"
         ) from error
-    log = private / "log"
-    started = now()
+    log, started = private / "log", now()
+    program = launcher(config, most(parse(what.env[HOSTS])) if HOSTS in what.env else ranks)
     end = End("launcher", "the launcher ended without a record")
     kills = failure.memory_kills()
     env = what.env | {failure.WORD: str((private / failed.WORD_FILE).absolute())} | ({PLACE: place} if place else {})
@@ -62,10 +62,10 @@ def run(
             end = End("time limit", f"ended after {limit_s:.0f} s, the limit of a whole run", ours=True)
         elif ended.code in KILLED:
             cause, how = failure.killed(signal.SIGKILL, kills, failure.memory_kills())
-            itself = ended.code < 0 and launcher(config) != "python"  # not one of its ranks
-            end = End("launcher" if itself and cause == "peer lost" else cause, f"{launcher(config)} {how}")
+            itself = ended.code < 0 and program != "python"  # not one of its ranks
+            end = End("launcher" if itself and cause == "peer lost" else cause, f"{program} {how}")
         else:
-            end = End("launcher", f"{launcher(config)} ended with status {ended.code} and left no finished record")
+            end = End("launcher", f"{program} ended with status {ended.code} and left no finished record")
     except OSError as error:
         end = End("launcher", f"could not start {what.argv[0]}: {error}")
     except KeyboardInterrupt as stop:

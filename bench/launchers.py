@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from backends.world import ACCEPTED
+from bench import gpus
 from bench.config import ConfigError, RunConfig
 from bench.flags import defaults
 
@@ -80,10 +81,13 @@ def flags(config: RunConfig) -> list[str]:
     return made
 
 
-def launcher(config: RunConfig) -> str:
-    """Which program starts this engine's ranks."""
+def launcher(config: RunConfig, ranks: int = 1) -> str:
+    """Which program starts this engine's ranks; `ranks`: of them on one host, on which it depends what they compute."""
     engine = config.engine
-    return "torchrun" if engine.backend == "ring" and engine.transport == "torch" else ACCEPTED[engine.backend][0]
+    if engine.backend == "ring" and engine.transport in ("auto", "torch"):  # MPI's messages lie in host memory
+        on_torch = engine.transport == "torch" or gpus.takes(engine.device, ranks)
+        return "torchrun" if on_torch else ACCEPTED["ring"][0]
+    return ACCEPTED[engine.backend][0]
 
 
 def executable(name: str) -> str | None:
@@ -127,7 +131,7 @@ def command(config: RunConfig, ranks: int) -> Command:
         raise ConfigError(f"--backend single is one plain process; it can't have {ranks} ranks (try --backend ddp)")
     if why := unavailable(config):
         raise LaunchFailed(f"{config.engine.label} can't run here: {why}")
-    what = under(launcher(config), ranks)
+    what = under(launcher(config, ranks), ranks)
     return Command(what.argv + flags(config), what.env)
 
 

@@ -34,4 +34,4 @@ class Restarts:
 
     def by_launcher(self, config: RunConfig, ranks: int) -> bool:
         """Whether the launcher itself starts the ranks again: torchrun does, but never fewer of them on one host."""
-        return self.elastic and launchers.launcher(config) == "torchrun" and self.min_ranks in (None, ranks)
+        return self.elastic and launchers.launcher(config, ranks) == "torchrun" and self.min_ranks in (None, ranks)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import tyro
 
-from bench import launch, launchers, processes
+from bench import gpus, launch, launchers, processes
 from bench.config import ConfigError, Engine, Measure, Output, RunConfig, Training, Workload
 from bench.launchers import Command, LaunchFailed
 
@@ -223,6 +223,32 @@ def test_each_engine_has_its_own_launcher(backend: str, monkeypatch: pytest.Monk
 
 def test_the_ring_over_torch_starts_under_torchrun() -> None:
     assert launchers.launcher(RunConfig(engine=Engine(backend="ring", transport="torch"))) == "torchrun"
+
+
+def ring(**more: object) -> RunConfig:
+    return RunConfig(engine=Engine(**{"backend": "ring", **more}))  # type: ignore[arg-type]
+
+
+def test_the_ring_on_gpus_starts_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "visible", lambda: 2)
+    assert [launchers.launcher(ring(), ranks) for ranks in (1, 2, 3)] == ["torchrun", "torchrun", "mpirun"]
+    assert launchers.command(ring(), 2).argv[0].endswith("/torchrun")
+    assert launchers.launcher(ring(device="cuda"), 3) == "torchrun"  # whose ranks then say how many GPUs there are
+    assert launchers.launcher(ring(device="cpu"), 2) == "mpirun"
+    assert launchers.launcher(ring(transport="mpi"), 2) == launchers.launcher(ring(transport="shared"), 2) == "mpirun"
+
+
+@pytest.mark.parametrize(
+    ("shown", "count"),
+    [(None, 4), ("", 0), ("-1", 0), ("2", 1), ("1, 3", 2), ("0,7,1", 1), ("GPU-8932f937,GPU-7a", 2), ("NoDevFiles", 0)],
+)
+def test_gpus_are_counted_as_cuda_counts_them(monkeypatch: pytest.MonkeyPatch, shown: str | None, count: int) -> None:
+    monkeypatch.setattr(gpus, "_installed", lambda: 4)
+    monkeypatch.setattr(gpus, "_torch_has_cuda", lambda: True)
+    env = {} if shown is None else {gpus.VISIBLE: shown}
+    assert gpus.visible(env) == count
+    monkeypatch.setattr(gpus, "_torch_has_cuda", lambda: False)
+    assert gpus.visible(env) == 0  # the ranks' own torch would use none
 
 
 def test_more_ranks_than_slots_are_allowed_explicitly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,8 @@ def join(world: World, config: EngineConfig) -> Transport:
             raise BackendUnavailable("mpi4py is not installed; type: pip install -c constraints.txt -e '.[mpi]'")
         if config.device == "cuda":
             raise BackendUnavailable(
-                "the ring over MPI works on host memory; start it with torchrun for GPUs: "
-                "torchrun --nproc-per-node 2 -m bench.run --backend ring"
+                "the ring over MPI works on host memory; for GPUs add --transport torch to ringzero launch, or start it with "
+                "torchrun: torchrun --nproc-per-node 2 -m bench.run --backend ring"
             )
         return MPITransport(config.timeout_s)
     if world.launcher != "torchrun":  # srun names no meeting place

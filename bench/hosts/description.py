@@ -91,6 +91,11 @@ def slots(hosts: Sequence[Host]) -> int:
     return sum(host.slots for host in hosts)
 
 
+def most(hosts: Sequence[Host]) -> int:
+    """Ranks on the host that takes the most of them."""
+    return max(host.slots for host in hosts)
+
+
 def used(hosts: Sequence[Host], ranks: int) -> tuple[Host, ...]:
     """Those hosts that `ranks` ranks are put on, host after host, with as many slots as are taken. Raises HostsError."""
     if ranks < 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench import launchers
 from bench.config import ConfigError, RunConfig
-from bench.hosts.description import Host, HostsError, used
+from bench.hosts.description import Host, HostsError, most, used
 from bench.hosts.forward import agreed
 from bench.hosts.ssh import BIN, Ssh
 from bench.hosts.ssh import VARIABLE as SSH
@@ -49,11 +49,11 @@ def commands(
         raise ConfigError(f"--backend single is one plain process; it can't have {ranks} ranks (try --backend ddp)")
     if why := launchers.unavailable(config):
         raise LaunchFailed(f"{config.engine.label} can't run here: {why}")
-    name = launchers.launcher(config)
+    taken = used(hosts, ranks)
+    name = launchers.launcher(config, most(taken))
     for program, wanted in (("srun", srun and name != "python"), ("pdsh", pdsh and name == "deepspeed" and not srun)):
         if wanted and launchers.executable(program) is None:
             raise LaunchFailed(f"{program} is not on the PATH; install it, or leave --{program} out")
-    taken = used(hosts, ranks)
     first, env = taken[0], agreed(config, taken, interface)
     address, free = master or first.name, port or launchers.free_port()
     if srun and name != "python":
@@ -154,7 +154,7 @@ def _srun(config: RunConfig, hosts: Sequence[Host], env: dict[str, str], master:
     argv = ["srun", "--nodes", str(len(hosts)), "--ntasks", str(_ranks(hosts)), "--ntasks-per-node", str(each.pop())]
     argv += ["--nodelist", ",".join(host.name for host in hosts), "--distribution", "block"]
     argv += ["--cpu-bind", "none", "--kill-on-bad-exit=1", "--export", "ALL"]  # ours is the binding
-    if launchers.launcher(config) == "torchrun" or config.engine.backend == "deepspeed":
+    if launchers.launcher(config, most(hosts)) == "torchrun" or config.engine.backend == "deepspeed":
         env = env | {"MASTER_ADDR": master, "MASTER_PORT": str(port)}
     else:
         argv += ["--mpi", SRUN_MPI]
