@@ -1,11 +1,13 @@
 """Memory that ranks of one host share: its collectives with ranks as threads, and its faults with ranks as processes."""
 
+import gc
 import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from backends.base import BackendUnavailable, EngineConfig
+from backends.base import BackendError, BackendUnavailable, EngineConfig
 from backends.ring.backend import Ring
+from backends.ring.reduction import SUM
 from backends.ring.shared import SMALL, SharedMemory, space, unshareable
 from backends.ring.transport import ExchangeError, QueueTransport
 from backends.ring.wave import wave
@@ -125,6 +128,23 @@ def test_shared_memory_that_was_asked_for_and_can_not_be_had_is_an_error(monkeyp
         return str(caught.value)
 
     assert all("rank 1 (far)" in each for each in on_ranks(2, work))
+
+
+def test_memory_is_let_go_with_the_model():
+    """It would be held beside that of the next model."""
+    config = EngineConfig(accumulation=1, micro_batch=1, transport="shared")
+
+    def work(link: QueueTransport) -> bool:
+        ring = Ring(World(link.rank, 2, link.rank, 2, "mpirun"), config, link)
+        ring.setup(torch.nn.Linear(2, 2), lambda params: torch.optim.SGD(params, lr=0.1))
+        memory = weakref.ref(ring.memory)
+        ring.release()
+        gc.collect()
+        with pytest.raises(BackendError, match="call setup first"):
+            ring.allreduce(torch.ones(1), SUM)
+        return memory() is None
+
+    assert on_ranks(2, work) == [True, True]
 
 
 def test_memory_that_may_not_be_opened_is_said_by_every_rank(monkeypatch):

@@ -51,6 +51,10 @@ def join(world: World, config: EngineConfig) -> Transport:
     return TorchTransport()
 
 
+def _released(flat: Tensor, reduction: Reduction) -> None:
+    raise BackendError("ring: no model to exchange gradients of; call setup first")
+
+
 class Ring(Replica):
     """Buckets are exchanged in plan order on every rank, whichever order their gradients come in: the ring needs agreement."""
 
@@ -251,6 +255,7 @@ class Ring(Replica):
         self.hooks.clear()
         self.buckets = []
         self.scratch, self.memory, self.wire = torch.empty(0), None, None
+        self.allreduce = _released  # the old one holds that memory, or scratch
         super().release()
 
     def close(self) -> None:
