@@ -53,10 +53,11 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What an optimizer step did. `grad_norm`: global L2 norm before clipping, None where the engine was not asked for it."""
+    """What an optimizer step did. `grad_norm`: global L2 norm before clipping, None where the engine was not asked for it; on a
+    GPU a tensor, since a number would wait for it."""
 
     skipped: bool
-    grad_norm: float | None
+    grad_norm: float | Tensor | None
 
 
 class Backend(ABC):
@@ -233,6 +234,11 @@ class Backend(ABC):
 def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """(name, parameter) of what the optimizer may change, in the model's order."""
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def norm_of(value: Tensor | float) -> float | Tensor:
+    """A norm as StepInfo has it: a number at once where that waits for nothing."""
+    return value.detach() if isinstance(value, Tensor) and value.device.type != "cpu" else float(value)
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> tuple[float, float]:

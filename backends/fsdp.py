@@ -17,6 +17,7 @@ from backends.base import (
     StepInfo,
     fused_wanted,
     is_fused,
+    norm_of,
     optimizer_tensors,
     rng_state,
     set_rng_state,
@@ -105,7 +106,7 @@ class FSDP(TorchGroup):
         norm = None
         if self.config.clip_norm:
             total = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm, foreach=True)
-            norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
+            norm = norm_of(total.full_tensor() if isinstance(total, DTensor) else total)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.steps += 1

@@ -14,6 +14,7 @@ from backends.base import (
     StepInfo,
     fused_wanted,
     is_fused,
+    norm_of,
     optimizer_tensors,
     rng_state,
     set_rng_state,
@@ -67,11 +68,11 @@ class Replica(Backend):
     def _finish_exchange(self) -> None:
         """Wait until every gradient is the mean over ranks."""
 
-    def _clip(self) -> float | None:
+    def _clip(self) -> float | Tensor | None:
         """Scale the mean gradients to the norm allowed; the norm before that, or None with clipping off."""
         if not self.config.clip_norm:
             return None
-        return float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm, foreach=True))
+        return norm_of(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm, foreach=True))
 
     def _update(self) -> None:
         assert self.optimizer is not None
@@ -96,6 +97,10 @@ class Replica(Backend):
             "optimizer": optimizer_tensors(self.optimizer),
             "buffers": list(self.model.buffers()),
         }
+
+    def release(self) -> None:
+        self.parameters = []  # or the old weights would stand beside the next model's
+        super().release()
 
     def save(self, directory: Path) -> None:
         assert self.optimizer is not None

@@ -53,7 +53,7 @@ def measure(
         "applied": backend.applied(),
         "native": getattr(backend, "native", None),
         "losses": keeper.losses + losses,
-        "grad_norms": keeper.norms + [step.info.grad_norm for step in steps],
+        "grad_norms": keeper.norms + [step.grad_norm for step in steps],
         "skipped_steps": 0,
         "parameters": summary(state),
         **window.counted(len(steps)),

@@ -13,7 +13,7 @@ from backends.base import Backend
 from bench import checkpoints
 from bench.background import Background
 from bench.config import RunConfig
-from bench.loop import Step, Watcher, check_finite
+from bench.loop import Step, Watcher, settle
 from bench.proof import over_ranks, refuse_skipped
 from bench.restart import Start, identity
 
@@ -72,10 +72,9 @@ class Keeper:
         self.watch.at(number - 1, "checkpoint")
         begin = time.perf_counter()
         refuse_skipped(self._new)
-        for each in self._new:
-            check_finite(each.number, each.losses)  # nobody should go on from there
+        settle(self._new)  # of no loss that is none should anybody go on
         self._own += [each.losses for each in self._new]
-        self._own_norms += [each.info.grad_norm for each in self._new]
+        self._own_norms += [each.grad_norm for each in self._new]
         self._new.clear()
         content = self.backend.snapshot() | {
             "past_losses": self.losses,

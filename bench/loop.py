@@ -1,16 +1,18 @@
 """The only training loop. It names no engine; it counts, divides the loss once, and asks a clock to look on."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from backends.base import Backend, StepInfo
 from bench.measure.clock import Clock
 
+LOOK_EVERY = 100  # steps: elsewhere than on a CPU values are read so seldom: a look waits for all that is queued
 Batches = Callable[[int, int], Mapping[str, Tensor]]  # (step, micro-batch) -> this rank's samples
 
 
@@ -31,8 +33,21 @@ class Step:
     """What one optimizer step gave: the parts of this rank's loss in each micro-batch, and what the engine says of it."""
 
     number: int
-    parts: list[dict[str, float]] | list[dict[str, Tensor]]  # tensors on a GPU, where a number would wait for it
+    parts: (
+        list[dict[str, float]] | list[dict[str, Tensor]]
+    )  # tensors on a GPU until `settle`: a number would wait for it
     info: StepInfo
+
+    def settle(self) -> None:
+        """Numbers in the place of tensors; waits for a GPU."""
+        self.parts = [{name: float(value) for name, value in part.items()} for part in self.parts]
+        self.info = replace(self.info, grad_norm=self.grad_norm)
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The engine's, as a number; waits for a GPU."""
+        norm = self.info.grad_norm
+        return None if norm is None else float(norm)
 
     @cached_property
     def losses(self) -> dict[str, float]:
@@ -57,23 +72,21 @@ def train(
 
     `lr` gives the learning rate of a step by its number; without it the optimizer keeps its own.
     `before_update` runs while all gradients exist, `after_update` when the step is taken, both under the clock; `after_step`
-    outside it. Raises NonFinite.
+    outside it. Raises NonFinite. The steps that come back hold numbers, on every device.
     """
-    done = []
+    done: list[Step] = []
     device = backend.device
-    on_host = device.type == "cpu"  # elsewhere looking at a loss would wait: there, at the end
+    on_host = device.type == "cpu"  # elsewhere looking at a loss would wait: there, after many steps
     look: Callable[[Tensor], Any] = Tensor.item if on_host else Tensor.detach
-
-    def fetch(number: int, micro: int) -> Mapping[str, Tensor]:
-        batch = batches(number, micro)
-        return batch if on_host else {name: value.to(device) for name, value in batch.items()}
 
     for number in range(backend.steps, backend.steps + steps):
         clock.begin_step()
         parts = []
         for micro in range(accumulation):
             watch.at(number, "data")
-            batch = clock.data(fetch, number, micro)
+            batch = clock.data(batches, number, micro)
+            if not on_host:
+                batch = moved(batch, device)
             watch.at(number, "forward")
             losses = backend.forward(batch, sync=micro == accumulation - 1)
             watch.at(number, "backward")
@@ -88,13 +101,33 @@ def train(
         done.append(step)
         after_update(step)
         clock.end_step()
-        if on_host and not all(math.isfinite(part["total"]) for part in parts):  # a sum: no number where a part is none
+        if (
+            not on_host and len(done) % LOOK_EVERY == 0
+        ):  # so tensors don't pile up, and a NaN is not trained on for long
+            clock.finish()  # what was timed so far is there, should a loss be none
+            settle(done[-LOOK_EVERY:])
+        elif on_host and not all(math.isfinite(part["total"]) for part in parts):  # a sum: none where a part is none
             check_finite(number, step.losses)
         after_step(step)
     clock.finish()
-    for step in () if on_host else done:
-        check_finite(step.number, step.losses)
+    if not on_host:
+        settle(done[len(done) // LOOK_EVERY * LOOK_EVERY :])
     return done
+
+
+def moved(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch on its way to a device; from pinned memory, since a copy from any other waits for all that the GPU has to do."""
+    pinned = device.type == "cuda"
+    return {
+        name: (value.pin_memory() if pinned else value).to(device, non_blocking=True) for name, value in batch.items()
+    }
+
+
+def settle(steps: Sequence[Step]) -> None:
+    """Read what the steps left on the device. Raises NonFinite."""
+    for step in steps:
+        step.settle()
+        check_finite(step.number, step.losses)
 
 
 def check_finite(step: int, losses: Mapping[str, float]) -> None:

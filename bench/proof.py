@@ -48,7 +48,7 @@ def prove(backend: Backend, workload: Workload, config: RunConfig, watch: Watch)
                 "lr": PROOF_LR,
                 "clip_norm": clip_norm,
                 "losses": mean_losses(backend, steps),
-                "grad_norms": [step.info.grad_norm for step in steps],
+                "grad_norms": [step.grad_norm for step in steps],
                 "parameters": summary(backend.full_state()),
             }
         )

@@ -1,6 +1,8 @@
 """The contract that every engine inherits, on the engine that is none."""
 
+import gc
 import random
+import weakref
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from backends.base import (
     EngineConfig,
     SettingNotApplied,
     fingerprint,
+    norm_of,
     rng_state,
     set_rng_state,
     trained,
@@ -193,6 +196,15 @@ def test_the_norm_is_that_before_clipping_and_the_update_is_clipped():
     assert not info.skipped
 
 
+def test_a_norm_is_a_number_where_that_waits_for_nothing(monkeypatch):
+    """On a GPU it stays a tensor; the meta device stands in for one, and can't be read at all."""
+    assert type(norm_of(torch.tensor(2.5))) is float
+    assert norm_of(2.5) == 2.5
+    backend = single(clip_norm=0.01)
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *_, **__: torch.empty((), device="meta"))
+    assert isinstance(backend._clip(), torch.Tensor)
+
+
 def test_setup_begins_anew_and_release_lets_go():
     backend = single()
     go_on(backend)
@@ -200,9 +212,12 @@ def test_setup_begins_anew_and_release_lets_go():
     backend.setup(Net(), lambda params: SGD(params, lr=0.1))
     assert backend.steps == 0
     assert backend.holdings()["gradients"] == []
+    weights = [weakref.ref(p) for p in backend.model.parameters()]
     backend.release()
     assert backend.optimizer is None
     assert list(backend.model.parameters()) == []
+    gc.collect()
+    assert [weight() for weight in weights] == [None] * len(weights), "the next model is built beside nothing"
 
 
 def test_only_what_is_trained_is_given_to_the_optimizer():

@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from torch import Tensor
 import backends
 from backends.base import StepInfo
 from bench import loop
-from bench.loop import NonFinite, check_finite, train
+from bench.loop import NonFinite, check_finite, moved, train
 from bench.measure.clock import Clock
 
 CPU = torch.device("cpu")
@@ -128,9 +129,11 @@ class Learning(Engine):
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_losses_are_means_over_micro_batches_and_keep_no_graph(device):
     """Numbers at once on a CPU; elsewhere tensors, since a number would wait."""
-    (step,) = take(Learning(torch.device(device)), steps=1)  # 0 and 1
+    seen: list[dict[str, Any]] = []
+    backend = Learning(torch.device(device))
+    (step,) = take(backend, steps=1, after_update=lambda step: seen.extend(step.parts))  # 0 and 1
     assert step.losses == {"total": 0.5, "lm": 0.25}
-    values = [value for part in step.parts for value in part.values()]
+    values = [value for part in seen for value in part.values()]
     if device == "cpu":
         assert values == [0.0, 0.0, 1.0, 0.5]
     else:
@@ -199,6 +202,78 @@ def test_elsewhere_than_on_a_cpu_losses_are_looked_at_after_the_window():
     with pytest.raises(NonFinite, match="step 0: total is nan"):
         take(Late(), steps=3)
     assert log.count("step") == 3
+
+
+class Elsewhere(Engine):
+    """Not on a CPU: losses and the norm stay tensors, as on a GPU."""
+
+    def __init__(self, bad: int | None = None) -> None:
+        super().__init__([])
+        self.device, self.bad = torch.device("meta"), bad
+
+    def forward(self, batch: Mapping[str, Tensor], *, sync: bool) -> Losses:
+        value = torch.tensor(math.nan if self.steps == self.bad else float(self.steps))
+        return Losses(value, value / 2)
+
+    def step(self) -> StepInfo:
+        return StepInfo(skipped=False, grad_norm=torch.tensor(super().step().grad_norm))
+
+
+def test_elsewhere_than_on_a_cpu_tensors_are_kept_for_so_many_steps_only():
+    backend, waiting = Elsewhere(), []
+    kept: list[loop.Step] = []
+
+    def look(step: loop.Step) -> None:
+        kept.append(step)
+        waiting.append(sum(isinstance(each.info.grad_norm, Tensor) for each in kept))
+        assert waiting[-1] == sum(isinstance(each.parts[0]["total"], Tensor) for each in kept)
+
+    steps = take(backend, steps=2 * loop.LOOK_EVERY + 3, accumulation=1, after_step=look)
+    assert max(waiting) == loop.LOOK_EVERY - 1
+    assert [step.info.grad_norm for step in steps] == [number + 1.0 for number in range(len(steps))]
+    assert [step.losses["total"] for step in steps] == [float(number) for number in range(len(steps))]
+    assert all(type(value) is float for step in steps for value in (step.info.grad_norm, *step.parts[0].values()))
+
+
+def test_elsewhere_than_on_a_cpu_a_loss_that_is_no_number_does_not_go_on_to_the_end():
+    backend = Elsewhere(bad=7)
+    with pytest.raises(NonFinite, match="step 7: total is nan"):
+        take(backend, steps=5 * loop.LOOK_EVERY, accumulation=1)
+    assert backend.steps == loop.LOOK_EVERY
+
+
+def test_a_copy_to_the_device_is_not_the_time_of_the_data():
+    class Slow:
+        """A value whose copy waits for the device."""
+
+        def to(self, device: torch.device, **_: Any) -> Tensor:
+            time.sleep(0.05)
+            return torch.tensor(1.0)
+
+    clock = Clock(CPU)
+    train(
+        Elsewhere(),  # type: ignore[arg-type]
+        lambda step, micro: {"x": Slow()},  # type: ignore[dict-item]
+        steps=1, accumulation=1, clock=clock, watch=Watcher([]),
+    )  # fmt: skip
+    assert clock.data_s[0] < 0.05 <= clock.step_s[0]
+
+
+def test_to_a_gpu_a_batch_goes_from_pinned_memory_without_waiting():
+    """A made-up value writes down what is asked of it: there is no GPU here."""
+    asked: list[Any] = []
+
+    class Value:
+        def pin_memory(self) -> "Value":
+            asked.append("pin")
+            return self
+
+        def to(self, device: torch.device, *, non_blocking: bool) -> str:
+            asked.append((str(device), non_blocking))
+            return "there"
+
+    assert moved({"x": Value()}, torch.device("cuda", 1)) == {"x": "there"}  # type: ignore[dict-item]
+    assert asked == ["pin", ("cuda:1", True)]
 
 
 def test_the_loop_names_no_engine():
