@@ -19,6 +19,9 @@ _LAUNCHERS: dict[str, tuple[str, tuple[str, str, str, str]]] = {
 _SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NODEID")
 _SRUN_TASKS = "SLURM_STEP_TASKS_PER_NODE"
 
+# CUDA_VISIBLE_DEVICES as the run was given it: DeepSpeed's launcher shows its ranks 0, 1, ... whatever that says.
+GPUS = "RINGZERO_GPUS"
+
 # Which launchers may start which engine, the usual one first, and what a user types.
 ACCEPTED: dict[str, tuple[str, ...]] = {
     "single": ("python",),
@@ -87,7 +90,12 @@ class World:
         return cls(rank, size, local_rank, counts[node], "srun")
 
     def publish(self, env: MutableMapping[str, str] = os.environ) -> None:
-        """Tell torch and DeepSpeed under their own names what srun told under its; other launchers did so themselves."""
+        """Tell torch and DeepSpeed under their own names what srun told under its; other launchers did so themselves.
+
+        Under deepspeed the GPUs are again those that the other launchers' ranks see. Call before torch is imported.
+        """
+        if self.launcher == "deepspeed" and GPUS in env:
+            env["CUDA_VISIBLE_DEVICES"] = env[GPUS]
         if self.launcher == "srun":
             env.update(RANK=str(self.rank), WORLD_SIZE=str(self.size))
             env.update(LOCAL_RANK=str(self.local_rank), LOCAL_WORLD_SIZE=str(self.local_size))

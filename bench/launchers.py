@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from backends.world import ACCEPTED
+from backends.world import ACCEPTED, GPUS
 from bench import gpus
 from bench.config import ConfigError, RunConfig
 from bench.flags import defaults
@@ -152,6 +152,8 @@ def under(name: str, ranks: int, module: str = RUN, *, words: Sequence[str] = ()
         case "torchrun":  # a port of its own: the default, 29500, may still be held by the run before
             argv = [program, "--nproc-per-node", str(ranks), "--master-port", str(free_port()), *words, "-m", module]
         case "deepspeed":  # without --no_local_rank it puts a flag of its own before ours
+            if gpus.VISIBLE in os.environ:
+                env[GPUS] = os.environ[gpus.VISIBLE]
             argv = [
                 program,
                 "--num_accelerators",

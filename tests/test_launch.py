@@ -13,6 +13,7 @@ import psutil
 import pytest
 import tyro
 
+from backends.world import GPUS
 from bench import gpus, launch, launchers, processes
 from bench.config import ConfigError, Engine, Measure, Output, RunConfig, Training, Workload
 from bench.launchers import Command, LaunchFailed
@@ -249,6 +250,15 @@ def test_gpus_are_counted_as_cuda_counts_them(monkeypatch: pytest.MonkeyPatch, s
     assert gpus.visible(env) == count
     monkeypatch.setattr(gpus, "_torch_has_cuda", lambda: False)
     assert gpus.visible(env) == 0  # the ranks' own torch would use none
+
+
+@pytest.mark.parametrize("given", ["2,3", "", None])
+def test_deepspeed_is_told_apart_which_gpus_were_given(monkeypatch: pytest.MonkeyPatch, given: str | None) -> None:
+    monkeypatch.setattr(launchers, "unavailable", lambda config: None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert launchers.command(RunConfig(engine=Engine(backend="deepspeed")), 2).env.get(GPUS) == given
 
 
 def test_more_ranks_than_slots_are_allowed_explicitly(monkeypatch: pytest.MonkeyPatch) -> None:

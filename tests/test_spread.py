@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from backends.world import GPUS
 from bench import launchers
 from bench.__main__ import main
 from bench.config import ConfigError, Engine, Measure, Output, RunConfig
-from bench.hosts import spread
+from bench.hosts import spread, start
 from bench.hosts.agent import cut
-from bench.hosts.description import HostsError, parse
+from bench.hosts.description import Host, HostsError, parse
 from bench.hosts.forward import agreed
 from bench.hosts.ssh import BIN, Ssh
 from bench.launchers import Command, LaunchFailed
@@ -130,6 +131,16 @@ def test_fewer_ranks_leave_hosts_out_and_single_stays_alone() -> None:
         made("single", 2)
     with pytest.raises(HostsError, match="don't fit"):
         made("ddp", 4, parse("a:1,b:2"))
+
+
+def test_which_gpus_are_seen_is_each_host_s_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    started = made("deepspeed")
+    assert not any("CUDA_VISIBLE_DEVICES" in command.env for _, command in started)
+    monkeypatch.setattr(start, "is_here", lambda name: name == "a")
+    specs = {name: start.part(Host(name, 2), command, Ssh(), tmp_path)["spec"] for name, command in started}
+    assert specs["a"]["env"][GPUS] == "2,3"
+    assert GPUS not in specs["b"]["env"]
 
 
 def test_what_is_about_one_process_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backends.world import ACCEPTED, LaunchError, World
+from backends.world import ACCEPTED, GPUS, LaunchError, World
 
 LAUNCHED = {
     "horovodrun": {"HOROVOD_RANK": "3", "HOROVOD_SIZE": "4", "HOROVOD_LOCAL_RANK": "1", "HOROVOD_LOCAL_SIZE": "2"},
@@ -150,3 +150,14 @@ def test_srun_must_be_told_where_ranks_of_torch_meet(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "a")
     monkeypatch.setenv("MASTER_PORT", "1")
     World.from_env(SRUN).check_launcher("ddp")
+
+
+def test_deepspeed_s_ranks_see_the_gpus_that_the_run_was_given():
+    deepspeed, torchrun = (World(1, 2, 1, 2, launcher) for launcher in ("deepspeed", "torchrun"))
+    for given in ("2,3", "", "GPU-8932f937,GPU-7a"):
+        deepspeed.publish(env := {GPUS: given, "CUDA_VISIBLE_DEVICES": "0,1"})
+        assert env["CUDA_VISIBLE_DEVICES"] == given
+    deepspeed.publish(env := {"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert env == {"CUDA_VISIBLE_DEVICES": "0,1"}  # none was asked for: the launcher's are the first ones
+    torchrun.publish(env := {GPUS: "2,3"})
+    assert env == {GPUS: "2,3"}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.config import RunConfig
+from bench.gpus import VISIBLE
 from bench.hosts.description import HOSTS, Host, write
 from bench.launchers import HERE, searched
 from bench.machine import MATTERS
@@ -13,7 +14,15 @@ from bench.machine import MATTERS
 # Beside what changes an engine's behaviour: where Python and its libraries find things.
 ALSO = ("PYTHON", "HF_", "TRANSFORMERS_", "RINGZERO_CACHE", "LD_LIBRARY_PATH", "UCX_", "FI_")
 # Made by a launcher for one of its processes, or about this process alone: another host has its own.
-NEVER = ("OMPI_COMM_", "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_", "HOROVOD_CROSS_", "PYTHONSTARTUP")
+NEVER = (
+    "OMPI_COMM_",
+    "HOROVOD_RANK",
+    "HOROVOD_SIZE",
+    "HOROVOD_LOCAL_",
+    "HOROVOD_CROSS_",
+    "PYTHONSTARTUP",
+    VISIBLE,  # its numbers and names are of this host's own GPUs
+)
 
 
 def agreed(

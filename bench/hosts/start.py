@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from backends.world import GPUS
 from bench import launchers
 from bench.config import RunConfig
 from bench.failed import HOST_FILE
+from bench.gpus import VISIBLE
 from bench.hosts import spread
 from bench.hosts.agent import TETHER, tethered
 from bench.hosts.description import HOSTS, Host, is_here, used, write
@@ -60,6 +63,8 @@ def part(host: Host, command: Command, ssh: Ssh, scratch: Path, silent_s: float 
     """What conduct.py is told of one host. This one is not reached by ssh: it need not let itself in."""
     here = is_here(host.name)
     env = command.env | {SCRATCH: str(scratch), SILENT: str(silent_s)}
+    if here and VISIBLE in os.environ:
+        env[GPUS] = os.environ[VISIBLE]  # which ranks here must not take from deepspeed's launcher
     spec = Spec(command.argv, env, str(Path.cwd()), command.files, str(scratch), silent_s=silent_s)
     reach = [sys.executable, str(TETHER)] if here else tethered(ssh.argv(), host.name)
     return {"host": host.name, "reach": reach, "spec": dataclasses.asdict(spec)}
