@@ -270,6 +270,14 @@ def test_an_answer_that_would_be_cut_off_whole_is_refused(dataset, tmp_path):
     )  # one token of the answer: the space before it
 
 
+def test_a_batch_with_nothing_to_learn_from_is_refused_where_it_is_made(dataset, tmp_path):
+    """On a GPU the model does not look."""
+    data = mixed(tmp_path, dataset)
+    cut = Sample(*fields(data), "What? " * 50, "That.", pixel=False)
+    with pytest.raises(ValueError, match="no answer token left"):
+        Collator(ByT5Tokenizer(), data)([cut])
+
+
 def fields(data: Mixed) -> tuple[np.ndarray, np.ndarray, int, bool]:
     sample = data[1]
     return sample.image, sample.mask, sample.class_id, sample.few_shot

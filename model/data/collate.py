@@ -67,12 +67,15 @@ class Collator:
 
         ids, labels (-100 where no loss), attention (1 on text, 0 on padding), each (B, T) int64.
 
-        Raises ValueError for samples of both kinds in one batch, and for instructions that it was not made with.
+        Raises ValueError for samples of both kinds in one batch, for instructions that it was not made with, and for a sample
+        without an answer to learn from.
         """
         length = self._length(samples)
         images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
         rows = [self._text(sample, length) for sample in samples]
         ids, labels, attention = (torch.tensor(column) for column in zip(*rows, strict=True))
+        if not (labels != NO_LOSS).any(1).all():  # here, since on a GPU the model can't ask without waiting
+            raise ValueError("a sample has no answer token left: its text was cut too early; raise max_text")
         return {
             "image": ((images.float() / 255 - self._mean) / self._std).contiguous(),
             "mask": torch.from_numpy(np.stack([sample.mask for sample in samples])).float(),
