@@ -25,11 +25,15 @@ EMPTY = ("grad_norms", "parameters", "traffic", "energy", "checkpoint", "workloa
 
 @dataclass(frozen=True)
 class End:
-    """How a run ended, seen from outside. `message` is for tables; `ours`: we ended it, whatever its ranks say."""
+    """How a run ended, seen from outside. `message` is for tables; `ours`: we ended it, whatever its ranks say.
+
+    `reason`: what the first rank that refused to begin said, which may stand nowhere in the log.
+    """
 
     cause: Cause
     message: str
     ours: bool = False
+    reason: str | None = None
 
 
 def close(
@@ -120,7 +124,7 @@ def _better(end: End, folder: Path, log: Path, host: dict[str, Any] | None) -> E
     if end.cause != "launcher":
         return end
     if told := _read(folder / WORD_FILE):
-        return dataclasses.replace(end, cause=told["cause"])
+        return dataclasses.replace(end, cause=told["cause"], reason=told["message"])
     if host:
         end = End(host["cause"], f"host {host['host']}: {host['message']}")
     if end.cause != "launcher":
@@ -158,7 +162,10 @@ def _ending(end: End, log: Path, told: dict[str, Any] | None, host: dict[str, An
     """`told`: what the run itself said of its failure; where it was then is kept. `host`: the one that failed first."""
     lines = _lines(log)
     said = [line.partition(SPEAKS)[2] for line in lines if SPEAKS in line]
-    first = f"{end.message}: {said[-1]}" if said else end.message  # what a rank refused to do is the better reason
+    reason = end.reason or (
+        said[-1] if said else None
+    )  # what a rank refused to do is better than how its launcher ended
+    first = f"{end.message}: {reason}" if reason else end.message
     place = {key: (told or {}).get(key) for key in ("rank", "step", "phase", "traceback")}
     if host:
         place |= {"host": host["host"], "rank": place["rank"] if host["rank"] is None else host["rank"]}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bench.record import RecordFile
 
 EXIT_USAGE = 2
+SILENT_S = 3  # more than a launcher needs to end the ranks that are left
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -226,18 +227,21 @@ def device(config: RunConfig, world: World) -> str:
 
 
 def refuse(error: Exception, first: bool, text: str | None = None) -> int:
-    """Say once what is wrong with the command; `text` where that is not the error's own."""
+    """Say once what is wrong with the command; `text` where that is not the error's own.
+
+    A rank that is not the first speaks where it is still there after its wait: the first one has not failed.
+    """
     said = str(error) if text is None else text
     leave_word(error, said)
-    if first:
-        print(f"bench.run: {said}", file=sys.stderr, flush=True)
-    return leave(EXIT_USAGE, first)
+    code = leave(EXIT_USAGE, first)
+    print(f"bench.run: {said}", file=sys.stderr, flush=True)
+    return code
 
 
 def leave(code: int, first: bool) -> int:
     """The silent ranks leave last: a launcher that sees one go kills the rest, also one that is about to speak."""
     if code and not first:
-        time.sleep(3)
+        time.sleep(SILENT_S)
     return code
 
 

@@ -13,9 +13,11 @@ import psutil
 import pytest
 import tyro
 
+import bench.run
 from backends.world import GPUS
 from bench import gpus, launch, launchers, processes
 from bench.config import ConfigError, Engine, Measure, Output, RunConfig, Training, Workload
+from bench.failure import WORD
 from bench.launchers import Command, LaunchFailed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +58,9 @@ if how == "torn":
     (folder / "r.json").write_text('{"schema": 1, "stat')
 if how == "refuses":
     sys.exit("[1]<stderr>:bench.run: --device cuda needs a GPU for each rank")
+if how == "other":  # a rank whose own words nobody printed, while another one met what follows from it
+    Path(os.environ["RINGZERO_WORD"]).write_text(json.dumps({"cause": "import", "message": "no libfoo.so"}))
+    sys.exit("bench.run: connection closed by peer")
 if how == "silent":
     sys.exit("no such file: model.bin")
 """
@@ -110,6 +115,21 @@ def test_what_a_rank_refused_is_the_reason(tmp_path: Path, fake) -> None:
     first, second, *_ = record["failure"]["message"].splitlines()
     assert first.endswith("left no finished record: --device cuda needs a GPU for each rank")
     assert second == "hello from refuses"
+
+
+def test_the_word_of_any_rank_is_the_reason(tmp_path: Path, fake) -> None:
+    failure = json.loads(launch.run(config(tmp_path), 1, build=fake("other")).read_text())["failure"]
+    assert failure["cause"] == "import"
+    assert failure["message"].splitlines()[0].endswith("left no finished record: no libfoo.so")
+    assert failure["message"].splitlines()[-1] == "bench.run: connection closed by peer"  # the log's end
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_rank_that_fails_alone_says_why(first: bool, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.delenv(WORD, raising=False)
+    monkeypatch.setattr(bench.run, "SILENT_S", 0)
+    assert bench.run.refuse(ValueError("no such name"), first) == 2
+    assert capsys.readouterr().err == "bench.run: no such name\n"
 
 
 def test_a_folder_that_takes_no_records_is_refused(tmp_path: Path, fake) -> None:
