@@ -18,6 +18,7 @@ _LAUNCHERS: dict[str, tuple[str, tuple[str, str, str, str]]] = {
 # Slurm names no local size: it is read out of the tasks of each node. Asked last, since the others work inside its steps.
 _SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NODEID")
 _SRUN_TASKS = "SLURM_STEP_TASKS_PER_NODE"
+BY_SRUN = "RINGZERO_SRUN"  # set for a step that is ours: one task then is a run of one rank
 
 # CUDA_VISIBLE_DEVICES as the run was given it: DeepSpeed's launcher shows its ranks 0, 1, ... whatever that says.
 GPUS = "RINGZERO_GPUS"
@@ -74,8 +75,8 @@ class World:
 
     @classmethod
     def _of_srun(cls, env: Mapping[str, str]) -> "World":
-        """A task of a step of several. A step of one is a shell in an allocation: what runs in it, nobody launched."""
-        if env.get("SLURM_STEP_NUM_TASKS", "1") == "1":
+        """A task of a step of several. A step of one that is not ours is a shell in an allocation: what runs in it, nobody launched."""
+        if env.get("SLURM_STEP_NUM_TASKS", "1") == "1" and BY_SRUN not in env:
             return cls()
         if missing := [name for name in _SRUN if not env.get(name, "").isdigit()]:
             raise LaunchError(f"srun started this process but did not set {', '.join(missing)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.world import GPUS
+from backends.world import BY_SRUN, GPUS
 from bench import launchers
 from bench.__main__ import main
 from bench.config import ConfigError, Engine, Measure, Output, RunConfig
@@ -119,6 +119,7 @@ def test_srun_starts_ranks_that_know_where_to_meet() -> None:
     assert shlex.join(torch.argv).startswith(f"{start} {sys.executable} -m bench.run")
     assert (torch.env["MASTER_ADDR"], torch.env["MASTER_PORT"]) == ("10.0.0.1", "29400")
     assert shlex.join(mpi.argv).startswith(f"{start} --mpi pmix {sys.executable}")
+    assert torch.env[BY_SRUN] == mpi.env[BY_SRUN] == "1"  # a step of one task is a rank as well
     with pytest.raises(HostsError, match="as many ranks on each node, a:3,b:1 differ"):
         made("ddp", 4, parse("a:3,b:1"), srun=True)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backends.world import ACCEPTED, GPUS, LaunchError, World
+from backends.world import ACCEPTED, BY_SRUN, GPUS, LaunchError, World
 
 LAUNCHED = {
     "horovodrun": {"HOROVOD_RANK": "3", "HOROVOD_SIZE": "4", "HOROVOD_LOCAL_RANK": "1", "HOROVOD_LOCAL_SIZE": "2"},
@@ -133,6 +133,13 @@ def test_a_launcher_inside_a_step_of_slurm_is_the_launcher():
 def test_a_batch_script_or_a_shell_of_slurm_launched_nobody():
     assert World.from_env({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == World()
     assert World.from_env(SRUN | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) == World()
+
+
+def test_one_task_is_a_rank_where_the_step_is_ours():
+    one = SRUN | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_TASKS_PER_NODE": "1"}
+    one |= dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0")
+    assert World.from_env(one | {BY_SRUN: "1"}) == World(0, 1, 0, 1, "srun")
+    assert World.from_env(one) == World()
 
 
 @pytest.mark.parametrize("name", [name for name in SRUN if name != "SLURM_STEP_NUM_TASKS"])

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from backends.world import BY_SRUN
 from bench import launchers
 from bench.config import ConfigError, RunConfig
 from bench.hosts.description import Host, HostsError, most, used
@@ -154,6 +155,7 @@ def _srun(config: RunConfig, hosts: Sequence[Host], env: dict[str, str], master:
     argv = ["srun", "--nodes", str(len(hosts)), "--ntasks", str(_ranks(hosts)), "--ntasks-per-node", str(each.pop())]
     argv += ["--nodelist", ",".join(host.name for host in hosts), "--distribution", "block"]
     argv += ["--cpu-bind", "none", "--kill-on-bad-exit=1", "--export", "ALL"]  # ours is the binding
+    env = env | {BY_SRUN: "1"}
     if launchers.launcher(config, most(hosts)) == "torchrun" or config.engine.backend == "deepspeed":
         env = env | {"MASTER_ADDR": master, "MASTER_PORT": str(port)}
     else:
