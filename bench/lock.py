@@ -1,12 +1,12 @@
 """One process at a time works on a comparison: a lock of the kernel's, gone with the process whatever ended it."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.comparison import ComparisonError
+from bench.exclusive import take
 
 
 @contextlib.contextmanager
@@ -15,12 +15,10 @@ def held(results: Path, name: str) -> Iterator[None]:
     path = results / f".{name}.lock"
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not take(handle, path):
             holder = os.read(handle, 32).decode() or "another one"
             os.close(handle)
-            raise ComparisonError(f"{name} is being run by process {holder}; wait for it, or stop it") from None
+            raise ComparisonError(f"{name} is being run by process {holder}; wait for it, or stop it")
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(handle).st_ino:
                 break

@@ -1,6 +1,5 @@
 """Where a training begins: at its first step, or at the newest checkpoint that is whole and its own."""
 
-import fcntl
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from backends.group import RESTARTS
 from bench import checkpoints
 from bench.checkpoints import CheckpointError, Damaged, Manifest
 from bench.config import SAME_EXPERIMENT, RunConfig
+from bench.exclusive import take
 from bench.hosts.sharing import blind
 
 LOCK = ".lock"
@@ -130,12 +130,10 @@ def refuse_other(path: Path, manifest: Manifest, config: RunConfig) -> None:
 def _hold(folder: Path) -> None:
     """Lock the folder until this process ends, however it ends."""
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not take(handle, folder / LOCK):
         holder = os.read(handle, 32).decode() or "another one"
         os.close(handle)
-        raise CheckpointError(f"{folder} is in use by process {holder}; name another --checkpoint-folder") from None
+        raise CheckpointError(f"{folder} is in use by process {holder}; name another --checkpoint-folder")
     os.ftruncate(handle, 0)
     os.pwrite(handle, str(os.getpid()).encode(), 0)
     _held.append(handle)
