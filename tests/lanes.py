@@ -44,7 +44,12 @@ def main() -> int:
     del counts["deselected"]  # each lane leaves the other's out
     told = ", ".join(f"{number} {what}" for what, number in counts.items())
     print(f"{f' {told} in {time.monotonic() - began:.2f}s ':=^100}")
-    return max(statuses) if len(statuses) == sum(map(len, LANES.values())) else 1
+    return worst(statuses) if len(statuses) == sum(map(len, LANES.values())) else 1
+
+
+def worst(statuses: list[int]) -> int:
+    """The largest exit status, as a shell counts: a process that a signal ended (negative in Python) is above 128."""
+    return max(status if status >= 0 else 128 - status for status in statuses)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tests import lanes
+
 ROOT = Path(__file__).resolve().parents[1]
 TOPS = ("bench", "backends", "model")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -251,6 +253,18 @@ def test_make_sets_up_first(target, command):
     setup, what = make("-n", target).strip().splitlines()
     assert setup.endswith(".ci/setup.py")
     assert what.endswith(command)
+
+
+@pytest.mark.parametrize(("last_word", "status"), [("exit 0", 0), ("exit 1", 1), ("kill -SEGV $$", 128 + 11)])
+def test_a_suite_that_was_killed_is_red(last_word, status, tmp_path, monkeypatch):
+    """Python tells of a signal by a negative number: less than the 0 of the lane beside it."""
+    suite = tmp_path / "python"
+    suite.write_text(f'#!/bin/sh\ncase "$*" in *faulty*) {last_word};; esac\n')
+    suite.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(suite))
+    monkeypatch.setattr(sys, "argv", ["lanes.py"])
+    monkeypatch.setattr(lanes, "LANES", {"ranks": ["faulty"], "others": ["one", "another"]})
+    assert lanes.main() == status
 
 
 def test_ci_runs_what_the_readme_says():
