@@ -10,7 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
@@ -37,6 +37,12 @@ def declared() -> list[Requirement]:
     project = PYPROJECT["project"]
     texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
     return [requirement for requirement in map(Requirement, texts) if requirement.name != project["name"]]
+
+
+def comes_with_cuda(name: str) -> bool:
+    """Whether a torch for GPUs brings this package, and decides its version; the pins are those of every torch."""
+    plain = canonicalize_name(name)
+    return plain.startswith(("nvidia-", "cuda-", "triton")) and plain != "nvidia-ml-py"  # that one we ask for ourselves
 
 
 def text_files() -> Iterator[tuple[Path, str]]:
@@ -86,7 +92,7 @@ def test_what_the_dependencies_need_is_pinned_to_what_is_installed():
             found = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # an extra that this environment was made without
-        if Version(found.version).local and name.startswith(("nvidia", "cuda")):
+        if comes_with_cuda(name):
             continue
         assert canonicalize_name(name) in pinned, f"{name} {found.version} is installed and not pinned"
         assert Version(found.version).public == str(pinned[canonicalize_name(name)]), f"{name} is not the pinned one"
@@ -94,6 +100,20 @@ def test_what_the_dependencies_need_is_pinned_to_what_is_installed():
             needed = Requirement(text)
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in (*extras, "")):
                 waiting.append((needed.name, frozenset(needed.extras)))
+
+
+def test_what_a_torch_for_gpus_brings_needs_no_pin(monkeypatch):
+    """Its wheels, Triton included, have plain versions where torch itself is the index's own."""
+    distribution = importlib.metadata.distribution
+
+    def found(name: str) -> object:
+        real = distribution("packaging" if comes_with_cuda(name) else name)
+        more = ["nvidia-cublas==13.1", "nvidia_nccl_cu13", "cuda-bindings>=13", "triton==3.7"] * (name == "torch")
+        return SimpleNamespace(version=real.version, requires=[*(real.requires or []), *more])
+
+    monkeypatch.setattr(importlib.metadata, "distribution", found)
+    test_what_the_dependencies_need_is_pinned_to_what_is_installed()
+    assert not comes_with_cuda("nvidia-ml-py")
 
 
 def test_extras_that_messages_name_exist():
