@@ -59,7 +59,7 @@ def test_engines_cross_where_their_lines_do(found: list[outlook.Point]) -> None:
     assert outlook.at(made["wide"], rate) == pytest.approx(0.4)
     assert outlook.best(made) == [("slim", 1e8, pytest.approx(rate)), ("wide", pytest.approx(rate), 1e10)]
     assert outlook.sentence(found, 2) == (
-        "Over 2 hosts, by the length of a step: below 1.38 Gbit/s use slim; above 1.38 Gbit/s use wide."
+        "Over 2 hosts, by the length of a step: from 100 Mbit/s to 1.38 Gbit/s use slim; from 1.38 Gbit/s to 10 Gbit/s use wide."
     )
 
 
@@ -79,6 +79,52 @@ def test_engines_that_noise_does_not_tell_apart_are_named(monkeypatch: pytest.Mo
     ]
     said = outlook.sentence(outlook.points(pairs), 2)
     assert "from 100 Mbit/s to 10 Gbit/s use one (not told apart from it: same)" in said
+
+
+def made_of(
+    monkeypatch: pytest.MonkeyPatch, steps: dict[str, dict[float, float]], void: str = ""
+) -> list[outlook.Point]:
+    """Points of engines on links, seconds of a step each; `void`: the engine whose answers are wrong on the fastest link."""
+    monkeypatch.setattr(outlook, "plain", lambda records: {})
+
+    def verdict(record: dict[str, Any], known: Any) -> type:
+        wrong = record["engine"]["label"] == void and record["lab"]["rate_bits"] == RATES[-1]
+        return type("V", (), {"status": "void" if wrong else "verified"})
+
+    monkeypatch.setattr(outlook, "verify", verdict)
+    return outlook.points([record(label, rate, s) for label, line in steps.items() for rate, s in line.items()])
+
+
+def test_engines_with_no_link_in_common_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = made_of(monkeypatch, {"one": {1e9: 0.2}, "two": {1e10: 0.1}})
+    assert outlook.best(outlook.lines(apart, 2)) == []
+    assert outlook.sentence(apart, 2) == (
+        "Over 2 hosts no engine has a valid run on two neighbouring links, so none is named. "
+        "Left out next to a link that they have no valid run on: one at 10 Gbit/s; two at 1 Gbit/s."
+    )
+
+
+def test_an_engine_that_lacks_a_link_counts_between_its_others_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = {"fast": dict.fromkeys(RATES, 0.1), "slow": dict.fromkeys(RATES, 0.2)}
+    partial = made_of(monkeypatch, steps, void="fast")
+    assert outlook.best(outlook.lines(partial, 2)) == [("fast", 1e8, 1e9), ("slow", 1e9, 1e10)]
+    assert outlook.turns(outlook.lines(partial, 2)) == []  # nobody was seen to become the shorter one
+    assert outlook.sentence(partial, 2).endswith(
+        "from 100 Mbit/s to 1 Gbit/s use fast; from 1 Gbit/s to 10 Gbit/s use slow. "
+        "Left out next to a link that they have no valid run on: fast at 10 Gbit/s."
+    )
+
+
+def test_where_no_link_was_measured_the_two_around_it_tell_engines_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    near = made_of(monkeypatch, {
+        "a": {1e8: 1.0, 1e9: 0.6}, "b": {1e8: 1.000005, 1e9: 0.4}, "c": {1e8: 2.0, 1e9: 0.399995},
+    })  # fmt: skip
+    made = outlook.lines(near, 2)
+    assert outlook.level(made, "b", 2e8, 5e8) == []  # each of the others is far from it on one of the two links
+    near = made_of(monkeypatch, {
+        "a": {1e8: 1.0, 1e9: 0.400005}, "b": {1e8: 1.000005, 1e9: 0.4},
+    })  # fmt: skip
+    assert outlook.level(outlook.lines(near, 2), "b", 2e8, 5e8) == ["a"]
 
 
 def test_what_is_hidden_is_what_the_link_needs_less_what_shows(monkeypatch: pytest.MonkeyPatch) -> None:

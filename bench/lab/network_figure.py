@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.lab.link import Link
-from bench.lab.outlook import Point, at, best, lines, rate_in_words, sentence
+from bench.lab.outlook import Point, lines, rate_in_words, sentence, turns
 from bench.report.plots import style
 from bench.report.plots.series import NothingToDraw
 
@@ -56,9 +56,7 @@ def _panel(axes: Axes, found: Sequence[Point], hosts: int) -> None:
         axes.errorbar(places, steps, yerr=spread, lw=1.4, elinewidth=0.8, **style.marks(label, hollow=hollow))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    made = lines(found, hosts)
-    for label, _, rate in best(made)[:-1]:
-        seconds = at(made[label], rate)
+    for rate, seconds in turns(lines(found, hosts)):
         axes.plot([rate], [seconds], "o", ms=11, mfc="none", mec=style.INK, mew=1.2, zorder=5)
         axes.annotate(rate_in_words(rate), (rate, seconds), (0, -16), textcoords="offset points", ha="center", size=8)
     places = [*rates, *([unshaped] if any(point.rate is None for point in found) else [])]

@@ -6,7 +6,7 @@ Between two measured links a step is taken as a straight line of log seconds ove
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 from bench import exposed, stats, wire
@@ -107,23 +107,39 @@ def crossings(one: Line, other: Line) -> list[tuple[float, float]]:
 
 
 def best(made: Mapping[str, Line]) -> list[tuple[str, float, float]]:
-    """(engine, from, to): who takes the shortest step over which bandwidths, from the slowest link measured to the fastest."""
+    """(engine, from, to): who takes the shortest step over which bandwidths, of those measured on both links around them.
+
+    Nothing of a stretch between two links that no engine has both of; one link alone is a stretch without a length.
+    """
     rates = sorted({rate for line in made.values() for rate in line})
     if len(rates) < 2:
         return [(_shortest(made, rates[0]), rates[0], rates[0])] if rates else []
-    whole = {label: line for label, line in made.items() if set(line) == set(rates)}
-    places = {
-        rate for one in whole for other in whole if one < other for rate, _ in crossings(whole[one], whole[other])
-    }
-    edges = sorted({rates[0], rates[-1], *places})
     found: list[tuple[str, float, float]] = []
-    for low, high in pairwise(edges):
-        label = min(whole, key=lambda label: at(whole[label], math.sqrt(low * high)))
-        if found and found[-1][0] == label:
-            found[-1] = (label, found[-1][1], high)
-        else:
-            found.append((label, low, high))
+    for low, high in pairwise(rates):
+        there = {label: {low: line[low], high: line[high]} for label, line in made.items() if {low, high} <= set(line)}
+        for label, begin, end in _between(there, low, high):
+            if found and found[-1][0] == label and found[-1][2] == begin:
+                found[-1] = (label, found[-1][1], end)
+            else:
+                found.append((label, begin, end))
     return found
+
+
+def _between(there: Mapping[str, Line], low: float, high: float) -> list[tuple[str, float, float]]:
+    """The same between two links that all of these were measured on."""
+    if not there:
+        return []
+    places = {rate for one, other in combinations(there.values(), 2) for rate, _ in crossings(one, other)}
+    return [
+        (min(there, key=lambda label: at(there[label], math.sqrt(begin * end))), begin, end)
+        for begin, end in pairwise(sorted({low, high, *places}))
+    ]
+
+
+def turns(made: Mapping[str, Line]) -> list[tuple[float, float]]:
+    """(bandwidth, seconds) where the shortest step changes its engine; not where one of them merely was not measured further."""
+    links = {rate for line in made.values() for rate in line}
+    return [(end, at(made[label], end)) for label, _, end in best(made)[:-1] if end not in links]
 
 
 def at(line: Line, rate: float) -> float:
@@ -140,17 +156,31 @@ def _shortest(made: Mapping[str, Line], rate: float) -> str:
 
 
 def level(made: Mapping[str, Line], label: str, low: float, high: float) -> list[str]:
-    """Engines whose interval meets that of `label` on every measured link from `low` to `high`: not told apart from it."""
-    rates = [rate for rate in made[label] if low <= rate <= high]
+    """Engines whose interval meets that of `label` on every link from `low` to `high` that both were measured on: not told apart.
+
+    Where no link lies there, the two around it decide: a crossing between them is no surer than what it was drawn through.
+    """
+    line = made[label]
+    rates = [rate for rate in line if low <= rate <= high]
+    rates = rates or [max(rate for rate in line if rate < low), min(rate for rate in line if rate > high)]
     found = []
-    for other, line in made.items():
+    for other, steps in made.items():
         meets = [
-            rate in line and line[rate].low <= made[label][rate].high and made[label][rate].low <= line[rate].high
-            for rate in rates
+            steps[rate].low <= line[rate].high and line[rate].low <= steps[rate].high for rate in rates if rate in steps
         ]
         if other != label and meets and all(meets):
             found.append(other)
     return sorted(found)
+
+
+def left_out(found: Sequence[Point], hosts: int) -> str:
+    """Which engines have no valid run on which links, of all that were measured; empty where none lacks one."""
+    made, here = lines(found, hosts), [each for each in found if each.hosts == hosts]
+    rates = sorted({each.rate for each in here if each.rate is not None})
+    lacks = {}
+    for label in sorted({each.label for each in here}):
+        lacks[label] = ", ".join(rate_in_words(rate) for rate in rates if rate not in made.get(label, {}))
+    return "; ".join(f"{label} at {links}" for label, links in lacks.items() if links)
 
 
 def rate_in_words(rate: float) -> str:
@@ -159,22 +189,18 @@ def rate_in_words(rate: float) -> str:
 
 
 def sentence(found: Sequence[Point], hosts: int) -> str:
-    """Which engine below and above which bandwidth, by the length of a step alone."""
+    """Which engine over which bandwidths, by the length of a step alone, and which engines had no say where."""
     made = lines(found, hosts)
-    parts = best(made)
-    if not parts:
-        return f"Over {hosts} hosts nothing was measured."
     said = []
-    for place, (label, low, high) in enumerate(parts):
-        where = (
-            f"at {rate_in_words(low)}" if low == high
-            else f"from {rate_in_words(low)} to {rate_in_words(high)}" if len(parts) == 1
-            else f"below {rate_in_words(high)}" if place == 0
-            else f"above {rate_in_words(low)}" if place == len(parts) - 1
-            else f"from {rate_in_words(low)} to {rate_in_words(high)}"
-        )  # fmt: skip
+    for label, low, high in best(made):
         same = level(made, label, low, high)
+        where = f"at {rate_in_words(low)}" if low == high else f"from {rate_in_words(low)} to {rate_in_words(high)}"
         said.append(f"{where} use {label}" + (f" (not told apart from it: {', '.join(same)})" if same else ""))
+    if said:
+        begun = f"Over {hosts} hosts, by the length of a step: {'; '.join(said)}."
+    else:
+        begun = f"Over {hosts} hosts no engine has a valid run on two neighbouring links, so none is named."
+    lacks = left_out(found, hosts)
+    lost = f" Left out next to a link that they have no valid run on: {lacks}." if lacks else ""
     shared = any(each.shared_cores for each in found if each.hosts == hosts)
-    note = " Hosts shared cores, so this is no measure of scaling." if shared else ""
-    return f"Over {hosts} hosts, by the length of a step: {'; '.join(said)}.{note}"
+    return begun + lost + (" Hosts shared cores, so this is no measure of scaling." if shared else "")
