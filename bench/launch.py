@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import shutil
 import signal
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -79,16 +80,39 @@ def run(
 def keep(
     private: Path, config: RunConfig, ranks: int, what: Command, end: End, started: str, place: str | None = None
 ) -> Path:
-    """Move the finished record and the log out of the private folder, and remove that. Returns the record's new path."""
+    """Move the finished record and the log out of the private folder, and remove that. Returns the record's new path.
+
+    Where the results folder takes no more data, that is the spare folder of `RecordFile.finish`.
+    """
     results, log = config.output.results, private / "log"
     record = failed.close(private, config, ranks, what.argv, end, log, started, place, what.env.get(HOSTS))
     for earlier in failed.close_earlier(private, record, log):
-        earlier.replace(results / earlier.name)
-    target = record.replace(results / record.name)  # its name holds the millisecond of its start
+        moved(earlier, results / earlier.name)
+    target = moved(record, results / record.name)  # its name holds the millisecond of its start
+    kept = target.parent == results
     if log.exists():
-        log.replace(target.with_suffix(".log"))
-    sync(results)
-    shutil.rmtree(private)
+        moved(log, target.with_suffix(".log"))
+    if not kept:
+        print(f"! {results} took no more data; the record is {target}", file=sys.stderr)
+    sync(target.parent)
+    shutil.rmtree(private, ignore_errors=not kept)
     with contextlib.suppress(OSError):  # not empty: another run uses it
         private.parent.rmdir()
+    return target
+
+
+def moved(path: Path, target: Path) -> Path:
+    """Move a file, onto another file system too. Where its new folder refuses it, it stays where it is: the path tells."""
+    try:
+        return path.replace(target)
+    except OSError:  # a record that was closed in the spare folder, which may be on another disk
+        partial = target.with_name(f"{target.name}.partial")
+    try:
+        shutil.copyfile(path, partial)
+        partial.replace(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        return path
+    path.unlink()
     return target

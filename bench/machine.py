@@ -1,5 +1,6 @@
 """What this machine gives to a run, read from the kernel: cores, quota, load, governor, memory, shared memory, GPUs."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -160,5 +161,8 @@ def _gpus() -> tuple[tuple[str, ...], str | None]:
             name, total = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetMemoryInfo(handle).total
             found.append(f"{name}, {total / GIB:.0f} GiB")
         return tuple(found), None if found else "the driver lists no GPU"
+    except pynvml.NVMLError as error:  # one that fell off its bus, or that this user may not ask
+        return (), f"the NVIDIA driver does not tell its GPUs ({error}); look at nvidia-smi"
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()

@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -168,3 +169,20 @@ def test_the_whole_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.mark.parametrize(("cores", "text"), [([0], "0"), ([0, 1, 2, 3], "0-3"), ([0, 2, 3, 8], "0,2-3,8"), ([], "")])
 def test_cores_are_written_short(cores: list[int], text: str) -> None:
     assert doctor.span(cores) == text
+
+
+def test_a_gpu_that_does_not_answer_is_a_reason_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NVMLError(Exception):
+        pass
+
+    def lost(index: int) -> None:
+        raise NVMLError("GPU is lost")
+
+    def quiet() -> None:
+        pass
+
+    driver = {"NVMLError": NVMLError, "nvmlInit": quiet, "nvmlShutdown": quiet, "nvmlDeviceGetCount": lambda: 2}
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(**driver, nvmlDeviceGetHandleByIndex=lost))
+    here = machine.look()
+    assert here.gpus == ()
+    assert here.gpus_reason == "the NVIDIA driver does not tell its GPUs (GPU is lost); look at nvidia-smi"

@@ -1,11 +1,14 @@
 """Commands are exact, and a run that goes wrong leaves a record and no process."""
 
+import errno
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from bench import gpus, launch, launchers, processes
 from bench.config import ConfigError, Engine, Measure, Output, RunConfig, Training, Workload
 from bench.failure import WORD
 from bench.launchers import Command, LaunchFailed
+from bench.record import RecordFile
 
 ROOT = Path(__file__).resolve().parents[1]
 SINGLE = RunConfig(engine=Engine(backend="single"))
@@ -150,6 +154,42 @@ def test_what_ranks_left_is_kept_though_none_lived_to_close_the_record(tmp_path:
     assert (record["failure"]["rank"], record["failure"]["step"], record["failure"]["cause"]) == (1, 6, "peer lost")
     assert record["finished"]
     assert not (tmp_path / launch.INCOMING).exists()
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_record_on_another_disk_is_fetched_or_named(
+    room: bool, tmp_path: Path, fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The results folder was full when the record was closed; `room`: there is some again."""
+    spare, results = tmp_path / "spare", tmp_path / "results"
+    spare.mkdir()
+    write, replace = RecordFile._write, Path.replace
+
+    def full(path: Path, content: object, **how: bool) -> None:
+        if path.parent != spare:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content, **how)  # type: ignore[arg-type]
+
+    def other_disk(path: Path, target: Path) -> Path:
+        if (spare in path.parents) != (spare in target.parents):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return replace(path, target)
+
+    def copy(path: Path, target: Path) -> None:
+        if not room and spare not in target.parents:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        target.write_bytes(path.read_bytes())
+
+    monkeypatch.setattr(tempfile, "tempdir", str(spare))
+    monkeypatch.setattr(RecordFile, "_write", staticmethod(full))
+    monkeypatch.setattr(Path, "replace", other_disk)
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    path = launch.run(config(results), 1, build=fake("dies"))
+    assert path == (results if room else spare) / "r.json"
+    assert json.loads(path.read_text())["status"] == "failed"
+    assert path.with_suffix(".log").read_text() == "hello from dies\n"
+    assert not (results / launch.INCOMING).exists()
+    assert sorted(each.name for each in spare.iterdir()) == ([] if room else ["r.json", "r.log"])
 
 
 def test_a_torn_record_is_replaced(tmp_path: Path, fake) -> None:
