@@ -11,6 +11,7 @@ import pytest
 from backends.build.installed import Installed
 from bench import doctor, machine
 from bench.__main__ import main
+from bench.cores import THREAD_VARIABLES
 from bench.machine import GIB, Machine
 
 QUIET = Machine(
@@ -144,6 +145,8 @@ def test_engines_are_not_imported_to_be_looked_at() -> None:
 
 
 def test_the_whole_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in THREAD_VARIABLES:
+        monkeypatch.setenv(name, "1")  # whichever tests ran before
     monkeypatch.setattr(doctor.installed, "probe", lambda: (BUILT, ""))
     monkeypatch.setattr(machine, "look", lambda: QUIET)
     assert main(["doctor"]) == 0
