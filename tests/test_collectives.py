@@ -15,7 +15,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from backends.ring.pipeline import scratch_values
 from backends.ring.transport import QueueTransport
 from bench import processes
 from bench.collectives import catalog, command, figure, kept, nccl, own, pattern, summary, table
@@ -400,7 +399,7 @@ def test_the_rings_messages_leave_every_result_where_it_is_looked_for(operation:
     def work(links: QueueTransport) -> int:
         ring = object.__new__(own.MessageRing)
         ring.links, ring.schedule, ring.rank, ring.size = links, schedule, links.rank, ranks
-        ring.scratch = torch.zeros(scratch_values(length, ranks, 4))
+        ring.scratch = own.scratch(length, ranks, schedule)
         whole, part = torch.zeros(length), torch.zeros(length // ranks)
         pattern.fill(whole, pattern.tile(links.rank))
         run, result = ring.call(operation, whole, part)

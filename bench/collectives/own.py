@@ -46,9 +46,7 @@ class MessageRing(Library):
         super().__init__(world, values)
         self.links: Transport = MPITransport(TIMEOUT_S) if carrier == "mpi" else TorchTransport()
         self.schedule = schedule
-        # Kept, so that no timed call pays for new memory; a schedule's is large, and there from its first use on.
-        whole = values * self.size if schedule == "naive" else values
-        self.scratch = torch.empty(whole) if schedule else torch.zeros(scratch_values(values, self.size, 4))
+        self.scratch = scratch(values, self.size, schedule)
         self.settings = {"segment_bytes": None if schedule else SEGMENT_BYTES}
 
     def call(self, operation: str, whole: Tensor, part: Tensor) -> Call:
@@ -63,3 +61,11 @@ class MessageRing(Library):
         if operation == "reduce_scatter":
             return partial(algorithm.share_reduce, chunks, links, part), own
         return partial(algorithm.share_only, chunks, links), whole
+
+
+def scratch(values: int, ranks: int, schedule: str) -> Tensor:
+    """What a schedule needs beside the longest buffer. Kept, so that no timed call pays for new memory; what is large is there
+    from its first use on."""
+    if not schedule:
+        return torch.zeros(scratch_values(values, ranks, 4))
+    return torch.empty(values * ranks if schedule == "naive" else values)
