@@ -334,13 +334,41 @@ def test_collectives_are_read_from_their_record(tmp_path):
         for library, size, wrong in (("gloo", 8, 0), ("gloo", 16, 3), ("mpi", 8, 0))
     ]  # fmt: skip
     record = {"world": {"ranks": 2}, "rows": [*raw, {**raw[0], "rounds": []}, {**raw[0], "operation": "broadcast"}]}
-    assert timed.points(record, "gloo") == [Point("all-reduce", "ring", 2, 8.0, 3e-6)]
+    assert timed.points([record], "gloo") == [Point("all-reduce", "ring", 2, 8.0, 3e-6)]
     with pytest.raises(ConfigError, match="there are: gloo, mpi"):
-        timed.points(record, "nccl")
+        timed.points([record], "nccl")
     (tmp_path / "a.collectives.json").write_text(json.dumps(record))
     runs, files = timed.read([REFERENCE, tmp_path / "a.collectives.json"])
     assert len(runs) == 17
     assert len(files) == 1
+
+
+def measured(operation: str, library: str, ranks: int, size: int) -> dict:
+    row = {"operation": operation, "library": library, "bytes": size, "wrong": 0, "rounds": [{"ns": [[1000], [3000]]}]}
+    return {"world": {"ranks": ranks}, "rows": [row]}
+
+
+@pytest.mark.parametrize(
+    ("library", "kind"), [("gloo", "all-reduce"), ("deepspeed", "all-reduce"), ("mpi", "reduce-scatter")]
+)
+def test_a_reduce_scatter_that_is_an_all_reduce_is_fitted_as_one(library, kind):
+    assert timed.points([measured("reduce_scatter", library, 2, 8)], library) == [Point(kind, "ring", 2, 8.0, 3e-6)]
+
+
+def test_of_several_measurements_of_collectives_all_count(tmp_path, monkeypatch):
+    files = [
+        measured("all_reduce", "gloo", 2, 8),
+        measured("all_reduce", "gloo", 4, 16),
+        measured("all_reduce", "mpi", 2, 8),
+    ]
+    for at, record in enumerate(files):
+        (tmp_path / f"{at}.collectives.json").write_text(json.dumps(record))
+    fitted = []
+    monkeypatch.setattr(
+        calibrate_command.channel_fit, "fit", lambda points, regimes: fitted.extend(points) or channel()
+    )
+    assert calibrate_command.main([str(REFERENCE), str(tmp_path), "--output", str(tmp_path / "c.toml")]) == 0
+    assert [(point.ranks, point.size) for point in fitted] == [(2, 8.0), (4, 16.0)]
 
 
 def test_folders_without_records_are_told(tmp_path):

@@ -57,8 +57,9 @@ def main(argv: Sequence[str]) -> int:
     if cores < 0:
         raise ConfigError(f"--cores is {cores}; it must be 0 or more")
     channels = {}
-    for file in files:
-        channels["intra"] = channel_fit.fit(timed.points(orjson.loads(file.read_bytes()), asked.library), REGIMES)
+    if files:
+        measured = [orjson.loads(file.read_bytes()) for file in files]
+        channels["intra"] = channel_fit.fit(timed.points(measured, asked.library), REGIMES)
     names = ", ".join(str(path) for path in asked.records)
     fitted = chosen(rows, asked.hosts, asked.links)
     source = f"{sum(row.runs for row in fitted)} runs of {names}"

@@ -17,6 +17,10 @@ from bench.report.load import read as read_record
 
 Record = Mapping[str, Any]
 COLLECTIVES = ".collectives.json"
+WHOLE = (
+    "gloo",
+    "deepspeed",
+)  # libraries whose reduce-scatter is an all-reduce of which a rank keeps its part (bench/wire.py)
 
 
 @dataclass(frozen=True)
@@ -88,22 +92,24 @@ def _row(label: str, ranks: int, hosts: int, speed: float, runs: Sequence[Record
     )
 
 
-def points(record: Record, library: str) -> list[Point]:
-    """A library's measured collectives out of a `*.collectives.json`, each the median over iterations of the slowest rank.
+def points(records: Sequence[Record], library: str) -> list[Point]:
+    """A library's measured collectives out of `*.collectives.json`, each the median over iterations of the slowest rank.
 
-    Raises ConfigError where the library is not in it.
+    Raises ConfigError where the library is in none of them.
     """
-    rows = [row for row in record["rows"] if row["library"] == library and row["rounds"] and not row["wrong"]]
-    if not rows:
-        there = ", ".join(sorted({row["library"] for row in record["rows"] if row["rounds"]})) or "none"
-        raise ConfigError(f"--library {library} was not measured; there are: {there}")
+    whole = [(record, row) for record in records for row in record["rows"] if row["rounds"]]
     names = {"all_reduce": "all-reduce", "reduce_scatter": "reduce-scatter", "all_gather": "all-gather"}
+    if library in WHOLE:
+        names["reduce_scatter"] = "all-reduce"
     found = []
-    for row in (each for each in rows if each["operation"] in names):
-        times = np.concatenate([np.max(turn["ns"], axis=0) for turn in row["rounds"]]) / 1e9
-        found.append(Point(
-            names[row["operation"]], "ring", record["world"]["ranks"], float(row["bytes"]), float(np.median(times))
-        ))  # fmt: skip
+    for record, row in whole:
+        if row["library"] == library and not row["wrong"] and row["operation"] in names:
+            times = np.concatenate([np.max(turn["ns"], axis=0) for turn in row["rounds"]]) / 1e9
+            kind, ranks = names[row["operation"]], record["world"]["ranks"]
+            found.append(Point(kind, "ring", ranks, float(row["bytes"]), float(np.median(times))))
+    if not found:
+        there = ", ".join(sorted({row["library"] for _, row in whole})) or "none"
+        raise ConfigError(f"--library {library} was not measured; there are: {there}")
     return found
 
 
