@@ -275,12 +275,22 @@ def test_micro_batches_that_cost_something_are_predicted_where_there_are_smaller
 def test_a_laboratorys_links_are_read_from_the_record():
     record = json.loads(next(REFERENCE.glob("*ddp_np2*.json")).read_text())
     for bits, speed in ((10**9, GBIT), (None, math.inf)):
-        record["world"]["hosts"], record["lab"] = ["h1", "h2"], {"rate_bits": bits, "hosts": 2}
+        record["world"]["hosts"], record["lab"] = ["h1", "h2"], {"rate_bits": bits, "hosts": 2, "link": "a"}
         (row,) = timed.seen([record])
         assert (row.hosts, row.bandwidth) == (2, speed)
     slow, fast = (json.loads(json.dumps(record)) for _ in range(2))
     slow["lab"]["rate_bits"] = 10**8
     assert len(timed.seen([slow, fast])) == 2
+
+
+def test_runs_that_a_report_does_not_pool_are_rows_of_their_own():
+    record, other, later, unbound = (json.loads(next(REFERENCE.glob("*ring_np2*.json")).read_text()) for _ in range(4))
+    other["config"]["engine"]["bucket_mb"] = 4.0
+    unbound["config"]["measure"]["bind"] = False
+    later["resumed"] = {"step": 3}
+    assert [row.runs for row in timed.seen([record, record])] == [2]
+    assert sorted(row.work.bucket_mb for row in timed.seen([record, other, later])) == [4.0, 25.0]
+    assert [row.runs for row in timed.seen([record, unbound])] == [1, 1]
 
 
 def test_links_that_nobody_ran_over_are_told():

@@ -12,6 +12,8 @@ from bench import exposed, stats
 from bench.config import ConfigError
 from bench.plan.calibration.channel_fit import Point
 from bench.plan.time.work import ENGINES, Work
+from bench.record import first_step
+from bench.report import conditions
 from bench.report.load import Unreadable
 from bench.report.load import read as read_record
 
@@ -43,20 +45,26 @@ class Seen:
 
 
 def seen(records: Sequence[Record]) -> list[Seen]:
-    """Rows of done runs whose step the model speaks of: one workload's images, an engine it knows, or one plain process."""
-    groups: dict[tuple[str, int, int, float, str, int], list[Record]] = {}
+    """Rows of done runs whose step the model speaks of: one workload's images, an engine it knows, or one plain process.
+
+    A row's runs are repeats of one, as in a report. A training that went on timed its own steps alone: it is left out.
+    """
+    groups: dict[tuple[str, int, int, float, str, int, conditions.Conditions], list[Record]] = {}
     for record in records:
         label, work = record["engine"].get("label"), record.get("workload") or {}
         if record["status"] != "done" or label not in ("single", *ENGINES) or record.get("track") == "tuned":
             continue
         if not (work.get("cost") or {}).get("blocks") or work.get("instruction_tokens") is not None:
             continue
+        if first_step(record):
+            continue
         world = record["world"]
         hosts = len(world.get("hosts") or ()) or 1
         cut = record["config"]["training"]["accumulation"]  # no part of the experiment, but of its speed
-        key = (label, world["size"], hosts, _bandwidth(record), record["experiment"], cut)
+        under = conditions.of(record)
+        key = (label, world["size"], hosts, _bandwidth(record), record["experiment"], cut, under)
         groups.setdefault(key, []).append(record)
-    return [_row(*key[:4], runs) for key, runs in sorted(groups.items())]
+    return [_row(*key[:4], groups[key]) for key in sorted(groups, key=lambda key: (*key[:-1], repr(key[-1])))]
 
 
 def _bandwidth(record: Record) -> float:
