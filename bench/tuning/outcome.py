@@ -76,6 +76,10 @@ def _worst(records: Sequence[Record], reference: Record | None) -> Verdict | Non
     return min(verdicts, key=lambda each: GRAVEST.index(each.status)) if verdicts else None
 
 
+def _speed(records: Sequence[Record], verdict: Verdict | None) -> Estimate | None:
+    return stats.throughput(records) if records and not _void(verdict) else None
+
+
 def _void(verdict: Verdict | None) -> bool:
     return verdict is not None and verdict.status == "void"
 
@@ -129,12 +133,10 @@ def _outcome(
         for one, other in zip(sides["tuned"], sides["controlled"], strict=True)
         if (apart_by := loss_difference(one, other)) is not None
     ]
-    speeds = {
-        side: stats.throughput(sides[side]) if sides[side] and not _void(verdicts[side]) else None for side in SIDES
-    }
     return Outcome(
         **facts,
-        **speeds,
+        controlled=_speed(sides["controlled"], verdicts["controlled"]),
+        tuned=_speed(sides["tuned"], verdicts["tuned"]),
         pair=pair,
         verdict=verdicts["controlled" if _void(verdicts["controlled"]) else "tuned"],
         loss=max(apart) if apart else None,
