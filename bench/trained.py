@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import model.data
 from backends.base import Backend
 from bench.watch import Watch
 from bench.workload import Workload
@@ -23,8 +22,7 @@ def evaluate_trained(
     state: whole trained tensors by name. They go into a plain model, whatever engine trained them: the engine's own
     sharding and precision must not decide what the accuracy is measured with.
     """
-    asked = workload.config
-    if not asked.measure.evaluate:
+    if not workload.config.measure.evaluate:
         return None
     watch.at(backend.steps, "evaluate")
     begin = time.monotonic()
@@ -33,17 +31,11 @@ def evaluate_trained(
         own = dict(net.named_parameters())
         for name, value in state.items():
             own[name].copy_(value)
-    dataset = model.data.load(
-        asked.workload.data,
-        image_size=workload.model_config.image_size,
-        seed=asked.workload.seed,
-        split="test",
-        folder=asked.workload.images,
-    )
+    dataset, items = workload.test_images()
     parts = evaluate_modes(
         net,
         dataset,
-        dataset.test_items(asked.measure.evaluate),
+        items,
         rank=backend.world.rank,
         size=backend.world.size,
         tell=lambda done, whole: watch.at(backend.steps, "evaluate"),

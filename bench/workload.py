@@ -1,6 +1,6 @@
 """Model, batches and their cost, from a config. Knows ranks as two integers only."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any
@@ -18,7 +18,7 @@ from model.activations import activation_bytes
 from model.anomalygpt import AnomalyGPT
 from model.cost import cost
 from model.data.collate import NO_LOSS, Collator
-from model.data.sample import Sample
+from model.data.sample import Sample, TestItem
 from model.tokenizer import tokenizer
 
 KEPT_SAMPLES = 2048  # made once, ahead of the clock: 0.2 MB each
@@ -53,6 +53,8 @@ class Workload:
                 accumulation=config.training.accumulation,
             )
         self.steps = optimizer_steps(config, self.dataset.pairs)
+        if config.measure.evaluate:
+            self.test_images()  # what the data set cannot serve is told before hours of training, not after
         self.collate = Collator(
             tokenizer(self.model_config),
             self.dataset,
@@ -68,6 +70,21 @@ class Workload:
         built = model.build(self.model_config, precision=self.config.workload.precision, seed=self.config.workload.seed)
         built.prepare(self.dataset)
         return built.train()
+
+    def test_images(self) -> tuple[model.data.Dataset, Sequence[TestItem]]:
+        """The test split, and the images of it that `--evaluate` asks for. Raises ValueError where there are fewer."""
+        asked = self.config.workload
+        dataset = model.data.load(
+            asked.data,
+            image_size=self.model_config.image_size,
+            seed=asked.seed,
+            split="test",
+            folder=asked.images,
+        )
+        try:
+            return dataset, dataset.test_items(self.config.measure.evaluate)
+        except ValueError as error:
+            raise ValueError(f"--evaluate of --data {asked.data}: {error}") from error
 
     def indices(self, step: int, micro: int) -> range:
         """Samples of this rank's micro-batch: a contiguous slice of the step's global batch, or what a mixture says."""

@@ -11,6 +11,7 @@ from bench.launchers import flags
 from bench.trained import evaluate_trained
 from bench.workload import Workload, optimizer_steps
 from model.variants import VARIANTS
+from tests import layouts
 from tests.test_instructions import good, write
 
 SINGLE = Engine(backend="single")
@@ -106,6 +107,15 @@ def test_ranks_together_find_exactly_what_one_process_finds():
 def test_no_evaluation_where_none_was_asked_for():
     workload = Workload(RunConfig(engine=SINGLE), 0, 1)
     assert evaluate_trained(Rank(0, 1, []), workload, {}, Watch()) is None  # type: ignore[arg-type]
+
+
+def test_more_test_images_than_there_are_are_refused_before_training(tmp_path):
+    """Not after it, where the time is spent and the evaluation would be all that is lost."""
+    folder = layouts.mvtec(tmp_path, ("bottle",))
+    asked = RunConfig(engine=SINGLE, workload=Asked(data="mvtec", images=folder), measure=Measure(evaluate=7))
+    assert len(Workload(asked, 0, 1).test_images()[1]) == 7
+    with pytest.raises(ValueError, match=r"--evaluate of --data mvtec: n is 8; there are 7 .*: take 1 to 7"):
+        Workload(dataclasses.replace(asked, measure=Measure(evaluate=8)), 0, 1)
 
 
 def test_instruction_batches_take_turns_and_the_ranks_share_them(tmp_path):
