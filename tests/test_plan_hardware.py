@@ -101,3 +101,13 @@ def test_counts_that_cannot_be_are_told():
             made.nodes(count)
     with pytest.raises(ConfigError, match="--per-node is 0"):
         hardware.machine("h100", per_node=0)
+
+
+def test_a_network_that_is_not_the_devices_own_has_one_port_where_nobody_says_more():
+    found = [
+        hardware.machine("a100-80g", network, nics=nics).ports
+        for network, nics in ((None, None), ("hdr", None), ("10gbe", None), ("10gbe", 2), (None, 1))
+    ]
+    assert found == ["8 x hdr a node", "8 x hdr a node", "1 x 10gbe a node", "2 x 10gbe a node", "1 x hdr a node"]
+    with pytest.raises(ConfigError, match="--nics is 0"):
+        hardware.machine("h100", nics=0)

@@ -47,6 +47,13 @@ def test_a_calibrated_file_is_taken(capsys, tmp_path):
     assert "a slow box" in told(capsys, *GPT, "--gpus", "8", "--constants", str(tmp_path / "c.toml"))
 
 
+def test_the_title_says_over_how_many_links_a_node_speaks(capsys):
+    words = [*GPT, "--gpus", "16", "--engines", "ddp"]
+    assert "8 x hdr a node" in told(capsys, *words)
+    assert "1 x 10gbe a node" in told(capsys, *words, "--network", "10gbe")
+    assert "4 x 10gbe a node" in told(capsys, *words, "--network", "10gbe", "--nics", "4")
+
+
 def test_offloading_and_devices_without_a_peak_have_no_time_and_say_why(capsys):
     assert "- no time: offloading" in told(capsys, *GPT, "--gpus", "8", "--engines", "zero-2-offload")
     said = told(capsys, "--preset", "tiny", "--gpus", "2", "--hardware", "epyc-7763", "--engines", "ddp")

@@ -179,3 +179,13 @@ def test_the_command_shows_what_a_straggler_costs(capsys):
     assert "messages replayed" in said
     assert "of the time by which rank 0 is late" in said
     assert all(word in said for word in ("closed form", "healthy", "as asked"))
+
+
+def test_the_command_says_over_how_many_links_a_node_speaks(capsys):
+    steps = []
+    for words in (["--network", "10gbe"], ["--network", "10gbe", "--nics", "8"]):
+        assert simulate_command.main(["--ranks", "16", *words]) == 0
+        said = capsys.readouterr().out
+        assert f"{words[-1] if len(words) > 2 else 1} x 10gbe a node" in " ".join(said.split())
+        steps.append(float(next(line for line in said.splitlines() if "as asked" in line).split("│")[2]))
+    assert steps[0] > 2 * steps[1]

@@ -58,6 +58,8 @@ class Plan:
     """A known device (v100-32g, a100-40g, a100-80g, h100, h200, mi250x, xeon-8480, ...), or a .toml file of your own machine."""
     network: str | None = None
     """Link between nodes: edr, hdr, ndr, 10gbe, 100gbe, ...; the device's usual one where it is not given."""
+    nics: int | None = None
+    """Such links of a node; where it is not given, the device's usual number of its usual link, and 1 of another."""
     per_node: int | None = None
     """Devices of a node, where it is not the usual number."""
     engines: str = ",".join(ENGINES)
@@ -105,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         module, _, function = SUBCOMMANDS[words[0]].partition(":")
         return int(getattr(import_module(module), function)(words[1:]))
     asked = tyro.cli(Plan, args=words, prog="ringzero plan")
-    network, machine = net(asked), hardware.machine(asked.hardware, asked.network, per_node=asked.per_node)
+    network = net(asked)
+    machine = hardware.machine(asked.hardware, asked.network, per_node=asked.per_node, nics=asked.nics)
     if not 0 <= asked.headroom < 1:
         raise ConfigError(f"--headroom is {asked.headroom}; it is a share, from 0 to below 1")
     setups = [setup(asked, ranks, engine) for ranks in counts(asked.gpus) for engine in names(asked.engines)]
@@ -194,7 +197,7 @@ def setup(asked: Plan, ranks: int, engine: str) -> Setup:
 def titled(network: Network, machine: Machine, asked: Plan) -> str:
     """What the table is about, with what it assumes."""
     return (
-        f"{network.name} on {machine.device.name}, {asked.precision}, micro-batch {asked.micro_batch} x "
+        f"{network.name} on {machine.device.name}, {machine.ports}, {asked.precision}, micro-batch {asked.micro_batch} x "
         f"{asked.accumulation}, recomputed: {asked.checkpointing}. GiB of one rank; fits: peak within "
         f"{1 - asked.headroom:.0%} of {machine.device.memory_gib:g}"
     )

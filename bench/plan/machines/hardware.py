@@ -56,6 +56,7 @@ def machine(
 ) -> Machine:
     """The machine of a known device, or of a user's file where `hardware` ends in .toml; the rest overrides its usual node.
 
+    Another network than its own has one port a node: the device's eight are of its own, and nobody said there are eight of these.
     Raises ConfigError for what is unknown or makes no sense.
     """
     if hardware.endswith(".toml"):
@@ -65,7 +66,8 @@ def machine(
         _known(hardware, known, "--hardware", "or the path of a .toml file of your own (docs/plan.md)")
         made = _machine(known[hardware], hardware, {})
     if network is not None:
-        made = replace(made, network=link(network, "network", "--network"))
+        other = link(network, "network", "--network")
+        made = replace(made, network=other, nics=made.nics if other.name == made.network.name else 1)
     for flag, value in (("per-node", per_node), ("nics", nics)):
         if value is not None and value < 1:
             raise ConfigError(f"--{flag} is {value}; it must be at least 1")

@@ -54,6 +54,11 @@ class Machine:
     network: Link
     nics: int
 
+    @property
+    def ports(self) -> str:
+        """What leaves a node, for a title."""
+        return f"{self.nics} x {self.network.name} a node"
+
     def nodes(self, devices: int) -> int:
         """Raises ConfigError where so many devices can't be whole nodes."""
         if devices < 1:

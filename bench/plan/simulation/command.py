@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bench.config import ConfigError
 from bench.plan.machines import hardware
+from bench.plan.machines.machine import Machine
 from bench.plan.simulation.replay import Replay, Step, gathers, replay
 from bench.plan.simulation.topology import Topology
 
@@ -35,7 +36,9 @@ class Simulate:
     hardware: str = "a100-80g"
     """Links of a known device, or of a .toml file."""
     network: str | None = None
-    """Link between nodes."""
+    """Link between nodes; the device's usual one where it is not given."""
+    nics: int | None = None
+    """Such links of a node; where it is not given, the device's usual number of its usual link, and 1 of another."""
     share: float = 0.8
     """Of the nominal bandwidth of every link."""
     nodes_per_rack: int = 16
@@ -59,7 +62,8 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"--share is {asked.share}; it must be above 0 and at most 1")
     if asked.buckets < 1:
         raise ConfigError(f"--buckets is {asked.buckets}; there must be at least 1")
-    topology = _topology(asked)
+    box = hardware.machine(asked.hardware, asked.network, nics=asked.nics)
+    topology = _topology(asked, box)
     step = Step(
         compute_s=asked.compute_ms / 1e3,
         buckets=[asked.bucket_mb * MIB] * asked.buckets,
@@ -73,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     if asked.straggler > 1 or asked.slow_link > 1 or asked.jitter > 0 or asked.oversubscription > 1:
         healthy = replace(topology, slow_links={}, stragglers={}, oversubscription=1.0)
         even = _replay(replace(step, jitter=0.0), healthy, asked.algorithm)
-    show(Console(highlight=False), asked, found, even)
+    show(Console(highlight=False), asked, box, found, even)
     print(f"{found.messages:,} messages replayed in {took:.2g} s")
     return 0
 
@@ -82,8 +86,7 @@ def _replay(step: Step, topology: Topology, algorithm: str) -> Replay:
     return gathers(step, topology) if algorithm == "zero-3" else replay(step, topology, algorithm)
 
 
-def _topology(asked: Simulate) -> Topology:
-    box = hardware.machine(asked.hardware, asked.network)
+def _topology(asked: Simulate, box: Machine) -> Topology:
     return Topology(
         ranks=asked.ranks,
         per_node=box.per_node,
@@ -99,10 +102,10 @@ def _topology(asked: Simulate) -> Topology:
     )
 
 
-def show(console: Console, asked: Simulate, found: Replay, even: Replay) -> None:
+def show(console: Console, asked: Simulate, box: Machine, found: Replay, even: Replay) -> None:
     """As asked, with nothing slow, late or crowded, and by the closed form."""
     table = Table(
-        title=f"{asked.algorithm}, {asked.ranks:,} ranks, {asked.buckets} x {asked.bucket_mb:g} MiB, {asked.hardware}",
+        title=f"{asked.algorithm}, {asked.ranks:,} ranks, {asked.buckets} x {asked.bucket_mb:g} MiB, {asked.hardware}, {box.ports}",
         title_justify="left",
     )
     for heading in (

@@ -43,7 +43,7 @@ def _foundry() -> Iterator[Case]:
             continue
         new = here["gpu"].startswith("h100")
         box = machine(
-            "h100" if new else here["gpu"].replace("_", "-").replace("gb", "g"), "ndr" if new else "200g-roce"
+            "h100" if new else here["gpu"].replace("_", "-").replace("gb", "g"), "ndr" if new else "200g-roce", nics=8
         )
         layers, width = MPT[here["model"]]
         work = transformer(
