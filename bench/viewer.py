@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 import model
@@ -19,6 +19,7 @@ from model.anomalygpt import AnomalyGPT
 from model.assets import AssetError
 from model.checkpoints import load_delta
 from model.data import DataError, question
+from model.data.dataset import decoded
 from model.evaluate import evaluating, pixels
 from model.generate import Answer, Speaker
 
@@ -131,8 +132,7 @@ def read(path: Path, side: int) -> Photo:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                picture, mode, size = ImageOps.exif_transpose(file), file.mode, file.size
-                rgb, done = _rgb(picture, mode)
+                rgb, done = decoded(file)
     except FileNotFoundError as error:
         raise DataError(f"picture {path} is missing; name one that exists") from error
     except IsADirectoryError as error:
@@ -141,25 +141,7 @@ def read(path: Path, side: int) -> Photo:
         raise DataError(
             f"picture {path} cannot be read ({error}); name a PNG, JPEG or another file of Pillow's"
         ) from error
-    if picture.size != size:
-        done.append("turned upright")
     if rgb.size != (side, side):
         done.append(f"{rgb.size[0]} x {rgb.size[1]} pixels squashed to {side} x {side}")
         rgb = rgb.resize((side, side), Image.Resampling.BICUBIC)
     return Photo(np.asarray(rgb), ", ".join(done) or None)
-
-
-def _rgb(picture: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
-    if mode == "RGB":
-        return picture.convert("RGB"), []
-    if mode.startswith(("I", "F")):  # 16 bit and more: Pillow would cut at 255
-        values = np.asarray(picture, np.float64)
-        low, high = float(values.min()), float(values.max())
-        if not np.isfinite([low, high]).all():
-            raise ValueError("it has values that are not finite")
-        grey = np.round(255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB"), [f"{mode} from {low:g} to {high:g} stretched to RGB"]
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        ground = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB"), [f"{mode} on white to RGB"]
-    return picture.convert("RGB"), [f"{mode} to RGB"]

@@ -21,6 +21,7 @@ from bench.viewer import Viewer, read
 from model.assets import AssetError
 from model.checkpoints import save_delta
 from model.data import DataError, load
+from model.data.dataset import read_image
 from model.generate import Answer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -127,16 +128,16 @@ def test_normal_pictures_give_the_distance_from_them(viewer: Viewer, pictures: l
         ("RGBA", (SIDE, SIDE), "RGBA on white to RGB"),
         ("LA", (SIDE, SIDE), "LA on white to RGB"),
         ("CMYK", (100, 7), "CMYK to RGB, 100 x 7 pixels squashed to 224 x 224"),
-        ("I;16", (SIDE, SIDE), "I;16 from 0 to 60000 stretched to RGB"),
-        ("F", (1, 1), "F from 0 to 0 stretched to RGB, 1 x 1 pixels squashed to 224 x 224"),
+        ("I;16", (SIDE, SIDE), "I;16 to RGB, 65535 is white"),
+        ("L", (1, 1), "L to RGB, 1 x 1 pixels squashed to 224 x 224"),
     ],
 )
 def test_any_mode_and_size_is_converted_and_said(
     mode: str, size: tuple[int, int], said: str | None, tmp_path: Path
 ) -> None:
-    path = tmp_path / ("picture.tif" if mode in ("CMYK", "F") else "picture.png")
+    path = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
     if mode == "I;16":
-        values = np.linspace(0, 60000, size[0] * size[1]).reshape(size).astype(np.uint16)
+        values = np.linspace(0, 65535, size[0] * size[1]).reshape(size).astype(np.uint16)
         Image.fromarray(values).save(path)
     else:
         Image.new(mode, size).save(path)
@@ -149,6 +150,33 @@ def test_any_mode_and_size_is_converted_and_said(
         assert abs(float(photo.pixels.mean()) - 127.5) < 2  # not cut at 255
     if mode in ("RGBA", "LA"):
         assert (photo.pixels == 255).all()  # transparent is white
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "LA", "RGBA", "I;16", "turned"])
+def test_training_and_predict_see_the_same_picture(mode: str, tmp_path: Path) -> None:
+    """8 bit without transparency as Pillow has it; the rest was cut at 255, black where it shows through, or lay on its side."""
+    steps = np.linspace(0, 2**16 - 1, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16)
+    grey, exif = Image.fromarray((steps >> 8).astype(np.uint8)), Image.Exif()
+    if mode == "I;16":
+        picture = Image.fromarray(steps)
+    else:
+        picture = grey.convert("RGB" if mode == "turned" else mode)
+    if mode.endswith("A"):
+        picture.putalpha(0)
+    if mode == "turned":
+        exif[0x0112] = 3
+    picture.save(tmp_path / "picture.png", exif=exif)
+    seen = np.asarray(read_image(tmp_path / "picture.png", "look again"))
+    assert np.array_equal(seen, read(tmp_path / "picture.png", SIDE).pixels)
+    wanted = {"I;16": grey, "turned": grey.rotate(180), "LA": Image.new("L", grey.size, 255)}
+    wanted["RGBA"] = wanted["LA"]
+    assert np.array_equal(seen, np.asarray(wanted.get(mode, picture).convert("RGB")))
+
+
+def test_floats_are_refused_as_no_value_is_known_to_be_white(tmp_path: Path) -> None:
+    Image.new("F", (8, 8)).save(tmp_path / "floats.tif")
+    with pytest.raises(DataError, match=r"floats\.tif cannot be read .*floats.*save it as 8 or 16 bit grey"):
+        read(tmp_path / "floats.tif", SIDE)
 
 
 def test_a_picture_taken_sideways_is_turned_upright(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from model import assets
 from model.data.sample import DataError
 
-FORMAT = 1  # raise when the same key would hold other pixels
+FORMAT = 2  # raise when the same key would hold other pixels
 LOCK_TIMEOUT_S = 3600.0
 TOLD_FROM = 500  # files; fewer are decoded before anybody wonders
 CHUNK = 256  # images in memory at once

@@ -1,12 +1,13 @@
 """What every data set shares: samples as a pure function of (seed, index), and how an image file is read."""
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from model.data import synthesis, texts
 from model.data.sample import DataError, Sample, TestItem
@@ -101,8 +102,43 @@ def read_image(path: Path, remedy: str) -> Image.Image:
     """The decoded image in RGB; `remedy` ends the message of the DataError for a missing or broken file."""
     try:
         with Image.open(path) as file:
-            return file.convert("RGB")
+            return decoded(file)[0]
     except FileNotFoundError as error:
         raise DataError(f"image {path} is missing; {remedy}") from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
         raise DataError(f"image {path} cannot be read ({error}); {remedy}") from error
+
+
+def decoded(file: Image.Image) -> tuple[Image.Image, list[str]]:
+    """An opened file in RGB, and what was done for it: in training, in an evaluation and for one picture alike.
+
+    Turned upright as its EXIF says; 16 bits keep their upper 8, whatever else is in the picture; what shows through is
+    white. Raises ValueError where no value is known to be white.
+    """
+    file.load()  # a broken file is not taken for one without EXIF
+    try:
+        picture = ImageOps.exif_transpose(file)
+    except (SyntaxError, ValueError, KeyError, TypeError, OSError, struct.error):
+        picture = file  # a broken EXIF block is no reason to lose a sound picture
+    rgb, done = _rgb(picture, file.mode)
+    return rgb, done + ["turned upright"] * (picture.size != file.size)
+
+
+def _rgb(picture: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
+    if mode == "RGB":
+        return picture.convert("RGB"), []
+    if mode.startswith(("I", "F")):
+        return Image.fromarray(_upper_bits(picture, mode)).convert("RGB"), [f"{mode} to RGB, 65535 is white"]
+    if mode != "L" and ("A" in picture.getbands() or "transparency" in picture.info):
+        ground = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB"), [f"{mode} on white to RGB"]
+    return picture.convert("RGB"), [f"{mode} to RGB"]
+
+
+def _upper_bits(picture: Image.Image, mode: str) -> np.ndarray:
+    """(H, W) uint8 of 16 bit grey, which Pillow would cut at 255. Mode I is 32 bit, of which PGM files use 16."""
+    values = np.asarray(picture)
+    if mode == "F" or (mode == "I" and not 0 <= values.min() <= values.max() < 2**16):
+        kind = "floats" if mode == "F" else f"integers from {values.min()} to {values.max()}"
+        raise ValueError(f"its values are {kind}, of which none is known to be white: save it as 8 or 16 bit grey")
+    return (values.astype(np.uint16) >> 8).astype(np.uint8)
