@@ -181,6 +181,14 @@ def test_the_command_shows_what_a_straggler_costs(capsys):
     assert all(word in said for word in ("closed form", "healthy", "as asked"))
 
 
+def test_a_slow_link_is_not_charged_to_the_straggler(capsys):
+    """Late by 30 ms of 300, on a link that costs the step far more than that: less than all of it can show."""
+    for words in ([], ["--slow-link", "100"], ["--jitter", "0.05"], ["--oversubscription", "8"]):
+        assert simulate_command.main(["--ranks", "64", "--straggler", "1.1", "--algorithm", "ring", *words]) == 0
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("of the time"))
+        assert 0 <= int(line.split("late, ")[1].split("%")[0]) <= 100
+
+
 def test_the_command_says_over_how_many_links_a_node_speaks(capsys):
     steps = []
     for words in (["--network", "10gbe"], ["--network", "10gbe", "--nics", "8"]):
