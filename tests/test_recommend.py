@@ -3,9 +3,10 @@
 import pytest
 
 from bench.config import ConfigError
-from bench.plan import budget
+from bench.plan import budget, outlook
 from bench.plan.budget import Budget
 from bench.plan.recommend import Crossing, Option, best, cost, crossings, energy, sentence
+from bench.plan.time.constants import Constants
 from bench.plan.time.prediction import Prediction
 
 GIB = 2**30
@@ -43,6 +44,15 @@ def test_the_sentence_gives_the_reason():
     assert "within the interval" in close
     assert "beyond what was calibrated: far" in sentence([option("ddp", 1.0, beyond=("far",))])
     assert "nothing else fits 40 GiB" in sentence([option("zero-3", 1.0), option("zero-2", 1.0, memory=50)])
+
+
+@pytest.mark.parametrize(("memory", "crosses"), [(50, False), (30, True)])
+def test_engines_cross_only_where_both_fit(memory, crosses, monkeypatch):
+    known = [option("ddp", 1.0, memory=memory), option("zero-3", 1.2)]
+    known += [option("ddp", 1.5, ranks=64), option("zero-3", 1.2, ranks=64)]
+    monkeypatch.setattr(outlook, "options", lambda made: known)
+    said = outlook.lines([], Constants(source="made"), None, None)
+    assert any("ddp is faster up to 8 ranks" in line for line in said) == crosses
 
 
 def test_where_nothing_fits_the_sentence_says_how_much_is_missing():

@@ -6,6 +6,7 @@ from bench.plan.budget import Budget, buys, said
 from bench.plan.recommend import Option, crossings, sentence
 from bench.plan.rows import MEMORY, Column, Row
 from bench.plan.time.constants import Constants
+from bench.plan.time.prediction import Prediction
 from bench.plan.time.step import Timed, Untimed
 
 BEYOND = "*"  # behind a step time that goes beyond what was calibrated
@@ -61,10 +62,11 @@ def lines(made: Sequence[Row], constants: Constants, limits: Budget | None, pric
     ]
     for ranks in dict.fromkeys(option.time.ranks for option in known):
         found.append(sentence([option for option in known if option.time.ranks == ranks]))
-    curves: dict[str, list[Option]] = {}
+    curves: dict[str, list[Prediction]] = {}
     for option in known:
-        curves.setdefault(option.time.engine, []).append(option)
-    found += [str(each) for each in crossings({name: [o.time for o in own] for name, own in curves.items()})]
+        if option.fits:  # who is faster where it can't run helps nobody
+            curves.setdefault(option.time.engine, []).append(option.time)
+    found += [str(each) for each in crossings(curves)]
     if limits is not None:
         found.append(said(buys(known, limits, price), limits))
     return found
