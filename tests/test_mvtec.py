@@ -206,6 +206,21 @@ def test_visas_masks_in_mvtecs_layout_are_found(tmp_path):
     assert sum(bool(item.mask.any()) for item in data.test_items(None)) == 2
 
 
+@pytest.mark.parametrize("ends", [".PNG", "_mask.PNG", ".bmp"])
+def test_a_mask_may_end_as_its_image_does(tmp_path, ends):
+    folder = layouts.mvtec(tmp_path, ("bottle",), defects=("bent",))
+    for path in sorted((folder / "bottle").glob("*/bent/*.png")):
+        stem = path.stem.removesuffix("_mask")
+        name = stem + (ends if "ground_truth" in path.parts else ends.removeprefix("_mask"))
+        if ends.endswith("bmp"):
+            Image.open(path).save(path.with_name(name))
+            path.unlink()
+        else:
+            path.rename(path.with_name(name))
+    data = load("mvtec", image_size=SIZE, seed=0, folder=folder)
+    assert sum(bool(item.mask.any()) for item in data.test_items(None)) == 2
+
+
 @pytest.mark.parametrize("name", ["mvtec", "visa", "aebad"])
 def test_a_folder_that_is_missing_or_wrong_is_told(folders, name, tmp_path):
     with pytest.raises(DataError, match=rf"{name} is not downloaded for you; get it from .* --images PATH"):

@@ -57,7 +57,11 @@ def defects_of(folder: Path) -> list[str]:
 
 
 def mask_of(image: Path) -> Path:
-    """Where the mask of CLASS/test/DEFECT/X.png lies: X_mask.png, or X.png where only that is there, as VisA's is."""
+    """Where the mask of CLASS/test/DEFECT/X.png lies: X_mask.png, or X.png where only that is there, as VisA's is.
+
+    It may also have the image's own suffix (X.PNG, X_mask.bmp). Where there is none, the first one's path.
+    """
     folder = image.parents[2] / "ground_truth" / image.parent.name
-    plain = folder / f"{image.stem}.png"
-    return plain if plain.is_file() else folder / f"{image.stem}_mask.png"
+    usual = folder / f"{image.stem}_mask.png"
+    names = [f"{image.stem}.png", usual.name, f"{image.stem}_mask{image.suffix}", image.name]
+    return next((folder / name for name in names if (folder / name).is_file()), usual)
