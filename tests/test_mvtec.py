@@ -206,6 +206,21 @@ def test_visas_masks_in_mvtecs_layout_are_found(tmp_path):
     assert sum(bool(item.mask.any()) for item in data.test_items(None)) == 2
 
 
+def test_a_mask_that_shows_no_defect_is_named(tmp_path):
+    """One of 0 and 1 was read as one of 0 and 255: all pixels of the defect counted as normal."""
+    folder = layouts.mvtec(tmp_path, ("bottle",), defects=("bent",))
+    path = folder / "bottle" / "ground_truth" / "bent" / "001_mask.png"
+    layouts.mask(1).save(path)
+    items = load("mvtec", image_size=SIZE, seed=0, folder=folder).test_items(None)
+    assert items[-2].mask.any()
+    with pytest.raises(DataError, match=r"001_mask\.png shows no defect at 96 x 96 .*a defect is white, 255 .*not 1"):
+        items[-1]
+    visa = layouts.visa(tmp_path / "visa")
+    layouts.mask(0, 100, 150).save(visa / "candle" / "Data" / "Masks" / "Anomaly" / "000.png")
+    with pytest.raises(DataError, match=r"000\.png shows no defect .*ringzero data check visa"):
+        list(load("visa", image_size=SIZE, seed=0, folder=visa).test_items(None))
+
+
 @pytest.mark.parametrize("ends", [".PNG", "_mask.PNG", ".bmp"])
 def test_a_mask_may_end_as_its_image_does(tmp_path, ends):
     folder = layouts.mvtec(tmp_path, ("bottle",), defects=("bent",))

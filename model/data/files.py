@@ -107,11 +107,21 @@ class FileDataset(Dataset):
     def _test_item(self, file: TestFile) -> TestItem:
         image = self._decode_test(file.path)
         mask = self._mask(file.mask) if file.mask else np.zeros(image.shape[:2], np.uint8) if self.has_masks else None
+        if file.mask and mask is not None and not mask.any():  # else each pixel of a defect would count as normal
+            raise DataError(
+                f"mask {file.mask} shows no defect at {self.image_size} x {self.image_size} pixels, though its image is "
+                f"defective; {self._mask_rule}"
+            )
         name = file.path.relative_to(self.folder).as_posix()
         return TestItem(image, mask, file.defective, file.class_id, self._test_question(file.class_id), name)
 
     def _test_question(self, class_id: int) -> str:
         return self.questions[class_id]
+
+    @property
+    def _mask_rule(self) -> str:
+        """What to do about a mask that shows nothing."""
+        return self._remedy
 
     def _mask(self, path: Path) -> np.ndarray:
         """A mask file as (H, W) uint8 in {0, 1}. Raises DataError."""

@@ -122,6 +122,10 @@ class Published(FileDataset):
         grey = read_mask(path, self._remedy).convert("L")
         return (np.asarray(self._square(grey)) > MASK_FROM * 255).astype(np.uint8)
 
+    @property
+    def _mask_rule(self) -> str:
+        return f"a defect is white, 255 (above {int(MASK_FROM * 255)} at least), not 1: write the mask so, or leave its image out"
+
     def _square(self, mask: Image.Image) -> Image.Image:
         return mask.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
 

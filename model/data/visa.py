@@ -73,6 +73,10 @@ class Visa(Published):
         shown = Image.fromarray((kinds > 0).astype(np.float32))  # whatever its number, a kind's rim is as wide
         return (np.asarray(self._square(shown)) > 1 / 100).astype(np.uint8)
 
+    @property
+    def _mask_rule(self) -> str:
+        return self._remedy
+
 
 def read_rows(folder: Path) -> list[Row]:
     """The lines of the split. Raises DataError where the file cannot be read as one."""
