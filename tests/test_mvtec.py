@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from model.data import DataError, load, texts
-from model.data.published import REFERENCES, Published, cropped
+from model.data.published import DRAWN, REFERENCES, Published, cropped
 from tests import layouts
 
 SIZE = 96
@@ -234,6 +234,21 @@ def test_a_mask_may_end_as_its_image_does(tmp_path, ends):
             path.rename(path.with_name(name))
     data = load("mvtec", image_size=SIZE, seed=0, folder=folder)
     assert sum(bool(item.mask.any()) for item in data.test_items(None)) == 2
+
+
+def test_references_are_photographs_where_there_are_enough(tmp_path):
+    """Of a folder of variant V5 or V6 most training images are drawn from others."""
+    folder = layouts.mvtec(tmp_path, ("bottle",), train=5)
+    good = folder / "bottle" / "train" / "good"
+    for number in range(20):
+        layouts.picture(900 + number).save(good / f"{DRAWN}000_{number}.png")
+    data = load("mvtec", image_size=SIZE, seed=0, folder=folder)
+    assert not [path for path in data._reserved[0] if path.name.startswith(DRAWN)]
+    assert len(set(data._reserved[0])) == REFERENCES
+    assert data.pairs == 25 - REFERENCES
+    (good / "004.png").unlink()
+    few = load("mvtec", image_size=SIZE, seed=0, folder=folder)
+    assert few.pairs == 24 - REFERENCES  # too few photographs to keep four of them for reference: as from any folder
 
 
 @pytest.mark.parametrize("name", ["mvtec", "visa", "aebad"])

@@ -17,11 +17,9 @@ from PIL import Image
 from model.data.dataset import read_image
 from model.data.doubled import REMEDY, doubled, read_defect_mask
 from model.data.mvtec import GOOD, class_folders, defects_of
-from model.data.published import images_in
+from model.data.published import DRAWN, images_in
 from model.data.recipes import TABLE, Operation, variants
 from model.data.sample import DataError
-
-DRAWN = "drawn_"  # begins a new image's name: after the digits, so that who counts files finds the originals where they were
 
 
 @dataclass(frozen=True)

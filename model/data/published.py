@@ -14,6 +14,7 @@ from model.data.sample import DataError
 
 REFERENCES = 4  # a class: the most that the published protocol takes
 MASK_FROM = 0.1  # of white: a resized mask above it is a defect
+DRAWN = "drawn_"  # begins an augmented image's name: after the digits, so that who counts files finds the originals where they were
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
@@ -95,7 +96,9 @@ class Published(FileDataset):
         if r is None and self.faithful:
             r = min(self.published_round, most)
         if r is None:
-            return super()._references(class_id, files)
+            originals = [path for path in files if not path.name.startswith(DRAWN)]
+            # A reference is a photograph, not a picture turned or blurred by the augmentation, where there are enough.
+            return super()._references(class_id, originals if len(originals) > REFERENCES else files)
         if r > most:
             raise ValueError(f"reference_round is {r}; class {name} has {len(files)} training images: take 0 to {most}")
         return files[REFERENCES * r : REFERENCES * (r + 1)]
