@@ -89,7 +89,7 @@ class Talk:
         assert self._seen is not None
         answer = self._viewer.ask(self._seen, question, self._turns)
         self._turns.append((question, answer.text))
-        self._say(answer.text or "(nothing)", "bold")
+        self._say(answer.shown, "bold")
 
     def _say(self, text: str, style: str) -> None:
         self._console.print(Text(text, style), soft_wrap=True)

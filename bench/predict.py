@@ -73,6 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--output {asked.output} can't be written ({error}); name a .png in a folder that exists"
         ) from error
     print(f"map: {viewer.source}, largest score {seen.anomaly_map.max():.3g}; {outline}")
-    print(f"answer: {answer.text or '(nothing)'}  (Yes minus No: {answer.score:+.2f})")
+    print(f"answer: {answer.shown}  (Yes minus No: {answer.score:+.2f})")
     print(asked.output)
     return 0

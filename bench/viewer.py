@@ -23,6 +23,7 @@ from model.data.dataset import decoded
 from model.evaluate import evaluating, pixels
 from model.generate import Answer, Speaker
 
+LONGEST = 256  # tokens of an answer to somebody's own question: more than to the trained one, which an evaluation asks
 RARE = 0.99  # share of a picture's own pixels below the outline, where nothing better is known
 
 
@@ -81,7 +82,7 @@ class Viewer:
         """Greedy answer; `turns` are earlier questions and answers. Raises ValueError where they are too long."""
         text = self._speaker.text(question, turns)
         with evaluating(self.net):
-            return self._speaker(seen.token, seen.prompts, [text])[0]
+            return self._speaker(seen.token, seen.prompts, [text], max_new=LONGEST)[0]
 
     def threshold(self, seen: Seen) -> tuple[float, str]:
         """A score to outline from, and why this one."""

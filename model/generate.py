@@ -22,10 +22,19 @@ FIRST_WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
 class Answer(NamedTuple):
-    """`text` ends before STOP. `score`: logit of Yes minus logit of No where an answer's first word stands."""
+    """`text` ends before STOP. `score`: logit of Yes minus logit of No where an answer's first word stands.
+
+    `cut`: it had more to say when its tokens ran out.
+    """
 
     text: str
     score: float
+    cut: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The text for a reader, who must see where it was cut."""
+        return f"{self.text}…" if self.cut else self.text or "(nothing)"
 
 
 def reading(text: str) -> bool | None:
@@ -113,7 +122,9 @@ class Speaker:
             step = llama.model(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
             logits = full(llama.lm_head(step.last_hidden_state[:, -1]))
         texts = (self._decoded(row).split(STOP)[0].strip() for row in said)
-        return [Answer(text, score) for text, score in zip(texts, scores, strict=True)]
+        return [
+            Answer(text, score, row in open_rows) for row, (text, score) in enumerate(zip(texts, scores, strict=True))
+        ]
 
     def _ids(self, text: str) -> list[int]:
         return list(self._tokens(text, add_special_tokens=False).input_ids)

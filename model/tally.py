@@ -58,7 +58,7 @@ class Tally:
             return
         if item.mask is not None:
             self.pixels.setdefault(item.class_id, Histogram()).add(anomaly_map, item.mask)
-        said = (None, None) if answer is None else answer
+        said = (None, None) if answer is None else (answer.text, answer.score)
         self.rows.append(Row(number, item.name, item.class_id, bool(item.defective), float(anomaly_map.max()), *said))
 
     @staticmethod

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import model
 from model.anomalygpt import AnomalyGPT
-from model.generate import Speaker, published_right, reading
+from model.generate import Answer, Speaker, published_right, reading
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -119,6 +119,17 @@ def test_an_answer_without_a_mark_ends_at_the_limit(
     steps = scripted(speaker, monkeypatch, "abcdefgh")
     (answer,) = speaker(seen[0][:1], seen[1][:1], [speaker.text("Any?")], max_new=5)
     assert (answer.text, len(steps)) == ("abcde", 5)
+
+
+def test_an_answer_that_was_cut_says_so(
+    speaker: Speaker, seen: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, prompts = seen
+    scripted(speaker, monkeypatch, "No.###", "Yes, there is one.###")
+    ended, cut = speaker(token[:2], prompts[:2], [speaker.text("Any?")] * 2, max_new=8)
+    assert (ended.cut, ended.shown) == (False, "No.")
+    assert (cut.cut, cut.text, cut.shown) == (True, "Yes, the", "Yes, the…")
+    assert Answer("", 0.0).shown == "(nothing)"
 
 
 def test_a_conversation_is_flattened_as_it_was_trained(speaker: Speaker) -> None:

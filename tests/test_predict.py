@@ -17,12 +17,12 @@ from bench.config import ConfigError
 from bench.overlay import LINE, overlay
 from bench.predict import Model
 from bench.record import RecordError
-from bench.viewer import Viewer, read
+from bench.viewer import LONGEST, Viewer, read
 from model.assets import AssetError
 from model.checkpoints import save_delta
 from model.data import DataError, load
 from model.data.dataset import read_image
-from model.generate import Answer
+from model.generate import MAX_NEW, Answer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -250,6 +250,25 @@ def test_a_later_question_knows_the_earlier_ones(
     shown, asked = talked(viewer, monkeypatch, "Any?\n\nWhere?\n/forget\nSure?\n", pictures[0])
     assert [each[:2] for each in asked] == [("Any?", []), ("Where?", [("Any?", "answer 1")]), ("Sure?", [])]
     assert "answer 3" in shown
+
+
+def test_a_cut_answer_is_shown_as_cut_and_a_users_question_may_have_a_long_one(
+    viewer: Viewer, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def speak(*_: Any, max_new: int) -> list[Answer]:
+        asked.append(max_new)
+        return [Answer("a part", 0.0, cut=True)]
+
+    monkeypatch.setattr(viewer._speaker.__class__, "__call__", speak)
+    stream = io.StringIO()
+    talk = chat.Talk(viewer, Console(file=stream, width=80))
+    talk.show(pictures[0])
+    talk.hear("Tell me all.")
+    assert "a part…" in stream.getvalue()
+    assert asked == [LONGEST]
+    assert LONGEST > MAX_NEW
 
 
 def test_another_picture_begins_a_new_conversation(
