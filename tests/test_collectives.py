@@ -171,6 +171,18 @@ def test_the_ceiling_of_two_ranks_is_what_a_process_copies_with_the_faster_way()
     assert summary.copied(made([]) | {"copy": {"turns": [None], "bytes": 1}}) is None
 
 
+def test_the_ceiling_of_host_memory_does_not_stand_over_a_gpus_library_alone():
+    for libraries, lines in ((["nccl"], 0), (["nccl", "gloo"], 1)):
+        record = made([raw(name, "all_reduce", 4096, STEADY) for name in libraries])
+        said = table.markdown(record)
+        assert said.count("ceiling of all-reduce") == said.count("of libraries in host memory") == lines
+        with plt.rc_context(figure.style.STYLE):
+            (axes, *_) = figure.busbw(record).axes
+        assert len(axes.texts) == lines
+        assert len(axes.lines) == len(libraries) + lines
+    plt.close("all")
+
+
 def test_percentiles_are_over_iterations_of_all_rounds():
     micros = [[list(range(1, 51))] * 2, [list(range(51, 101))] * 2]
     row = summary.rows(made([raw("mpi", "all_reduce", 8, micros)]))[0]

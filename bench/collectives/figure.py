@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from bench.collectives import summary
 from bench.collectives.catalog import LIBRARIES
 from bench.collectives.summary import Row, size_name
-from bench.collectives.table import GB, TITLES, ceiling_line, lacking, world
+from bench.collectives.table import GB, TITLES, ceiling_lines, lacking, world
 from bench.report.look import COLOURS
 from bench.report.plots import catalog, style
 from bench.report.plots.series import NothingToDraw
@@ -44,15 +44,15 @@ def busbw(record: Mapping[str, Any]) -> Figure:
     def panel(axes: Axes, operation: str, rows: Sequence[Row]) -> None:
         _lines(axes, rows, lambda row: _scaled(row.busbw, 1 / GB))
         top = max(row.busbw.high for row in rows if row.busbw is not None) / GB
-        if (copied := summary.copied(record)) is not None:
+        if summary.bounded(rows) and (copied := summary.copied(record)) is not None:
             ceiling = summary.ceiling(operation, record["world"]["ranks"], copied[1].median) / GB
             axes.axhline(ceiling, color=style.INK, lw=1.2, ls=(0, (5, 3)), zorder=1)
-            axes.annotate(f"ceiling from copies: {ceiling:.1f}", (0.01, ceiling), (0, 3), xycoords=("axes fraction", "data"),
-                          textcoords="offset points", size=8, va="bottom", bbox=style.PAPER)  # fmt: skip
+            axes.annotate(f"ceiling from copies, host memory: {ceiling:.1f}", (0.01, ceiling), (0, 3), size=8, va="bottom",
+                          xycoords=("axes fraction", "data"), textcoords="offset points", bbox=style.PAPER)  # fmt: skip
             top = max(top, ceiling)
         axes.set_ylim(0, top * 1.12)
 
-    captions = [ceiling_line(record, operation) for operation in record["plan"]["operations"]]
+    captions = [line for operation in record["plan"]["operations"] for line in ceiling_lines(record, operation)]
     return _figure(record, "Bus bandwidth of the collectives", "GB/s", panel, captions)
 
 

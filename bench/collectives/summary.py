@@ -13,7 +13,7 @@ algorithm does, and even if all that ranks pass to each other stays in caches, a
     broadcast        read S on the root, write S on each other          S         -> algbw <= 2C
 
 and busbw is at most that times its factor: for all_reduce 2(n-1)/n C, with two ranks C itself. Buffers that fit into caches
-can be faster; engines that copy through a third buffer, or a socket, are slower for that reason.
+can be faster, and so can those of a GPU; engines that copy through a third buffer, or a socket, are slower for that reason.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +26,7 @@ from bench import stats
 from bench.stats import Estimate, Samples
 
 PERCENTILES = (50, 90, 99)
+ON_DEVICE = ("nccl",)  # libraries whose buffers lie in a GPU's memory
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ def copied(record: Mapping[str, Any]) -> tuple[str, Estimate] | None:
         found[way] = stats.median_interval(times).over(record["copy"]["bytes"])
     best = max(found, key=lambda way: found[way].median)
     return best, found[best]
+
+
+def bounded(found: Sequence[Row]) -> bool:
+    """Whether any of them was measured in the host's memory, which is what the ceiling is of."""
+    return any(row.time is not None and row.library not in ON_DEVICE for row in found)
 
 
 def ceiling(operation: str, ranks: int, copy: float) -> float:

@@ -51,7 +51,7 @@ def show(record: Mapping[str, Any], width: int) -> Group:
                 width,
                 best=max,
             ),
-            Text(ceiling_line(record, operation), "dim"),
+            *(Text(line, "dim") for line in ceiling_lines(record, operation)),
             Text(""),
         ]
     return Group(*parts, *(Text(f"! {line}", "yellow") for line in lacking(found)))
@@ -70,7 +70,7 @@ def markdown(record: Mapping[str, Any]) -> str:
         ]
         chosen = summary.select(found, operation)
         lines += [_line(row) for row in sorted(chosen, key=lambda row: row.size) if row.time is not None]
-        lines += ["", ceiling_line(record, operation), ""]
+        lines += ["", *(line for said in ceiling_lines(record, operation) for line in (said, ""))]
     return "\n".join([*lines, *(f"- {line}" for line in lacking(found)), "", FOOT, ""])
 
 
@@ -86,18 +86,20 @@ def world(record: Mapping[str, Any]) -> str:
     return f"{ranks} ranks" + (f" on {cores} cores: oversubscribed" if record["world"]["oversubscribed"] else "")
 
 
-def ceiling_line(record: Mapping[str, Any], operation: str) -> str:
-    """The machine's copies, and what follows for busbw."""
+def ceiling_lines(record: Mapping[str, Any], operation: str) -> list[str]:
+    """The machine's copies, and what follows for busbw; none where nothing was measured in the host's memory."""
+    if not summary.bounded(summary.select(summary.rows(record), operation)):
+        return []
     copied = summary.copied(record)
     if copied is None:
-        return f"ceiling of {TITLES[operation]}: not known, nobody copied"
+        return [f"ceiling of {TITLES[operation]}: not known, nobody copied"]
     way, speed = copied
     ranks = record["world"]["ranks"]
     top = summary.ceiling(operation, ranks, speed.median)
-    return (
-        f"ceiling of {TITLES[operation]}: busbw {top / GB:.1f} GB/s for buffers larger than caches, from {_range(speed)} GB/s that "
-        f"a process copies ({way}, bytes copied, {ranks} processes at once)"
-    )
+    return [
+        f"ceiling of {TITLES[operation]}: busbw {top / GB:.1f} GB/s of libraries in host memory, for buffers larger than caches, "
+        f"from {_range(speed)} GB/s that a process copies ({way}, bytes copied, {ranks} processes at once)"
+    ]
 
 
 def lacking(found: Sequence[Row]) -> list[str]:
