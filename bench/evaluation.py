@@ -39,6 +39,7 @@ class Result:
     tables: list[dict[str, Any]] = field(default_factory=list)
     seconds: float | None = None
     reason: str | None = None
+    dependent: str | None = None  # as the data set says
 
     @property
     def table(self) -> dict[str, Any] | None:
@@ -46,8 +47,13 @@ class Result:
         return self.tables[0] if self.tables else None
 
     def spread(self) -> dict[str, Any]:
-        """`draws`: mean and deviation over them; `images`: bootstrap 95 % intervals of the first draw."""
-        return {"draws": over_draws(self.tables), "images": over_images(self.draws[0])} if self.draws else {}
+        """`draws`: mean and deviation over them; `images`: bootstrap 95 % intervals of the first draw, or why there are none."""
+        if not self.draws:
+            return {}
+        images = over_images(self.draws[0], self.dependent)
+        few = f"a class has fewer than {FEW} normal or defective ones"
+        why = None if any(images.values()) else self.dependent or few
+        return {"draws": over_draws(self.tables), "images": images, "images_reason": why}
 
     def spread_in_words(self) -> list[str]:
         """A line over draws and a line over images."""
@@ -57,12 +63,14 @@ class Result:
                 f"{name} {100 * v['mean']:.1f} ± {100 * v['deviation']:.1f}" for name, v in spread["draws"].items()
             )
             said.append(f"over {len(self.tables)} draws of normal images (the table is the first): {', '.join(parts)}.")
+            if self.dependent:
+                said.append(f"of this data set the draws differ less than new photographs would: {self.dependent}.")
         intervals = {name: value for name, value in spread["images"].items() if value is not None}
         if intervals:
             parts = (f"{name} {100 * low:.1f} to {100 * high:.1f}" for name, (low, high) in intervals.items())
             said.append(f"95 % interval over images (bootstrap): {', '.join(parts)}.")
         else:
-            said.append(f"no interval over images: a class has fewer than {FEW} normal or defective ones.")
+            said.append(f"no interval over images: {spread['images_reason']}.")
         return said
 
 
@@ -232,4 +240,5 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _result(draws: list[Tally], dataset: Dataset, begun: float) -> Result:
-    return Result(draws, [tally.table(dataset.classes) for tally in draws], time.perf_counter() - begun)
+    tables = [tally.table(dataset.classes) for tally in draws]
+    return Result(draws, tables, time.perf_counter() - begun, dependent=dataset.dependent)

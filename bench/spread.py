@@ -24,14 +24,17 @@ def over_draws(tables: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return made
 
 
-def over_images(tally: Tally) -> dict[str, list[float] | None]:
+def over_images(tally: Tally, dependent: str | None = None) -> dict[str, list[float] | None]:
     """Bootstrap 95 % intervals of means over classes: images drawn again within their class and kind.
 
-    None where the LLM was not asked, or where a class has fewer than FEW images of a kind: they would look narrow.
+    None where the LLM was not asked, and where they would look too narrow: a class has fewer than FEW images of a kind, or
+    the images are not independent (`dependent` says why).
     They know the spread between images, not between trainings.
     """
     rng = np.random.default_rng(SEED)
     drawn: dict[str, list[np.ndarray]] = {"image_auroc": [], "accuracy": [], "balanced_accuracy": []}
+    if dependent:
+        return dict.fromkeys(drawn)
     for class_id in sorted({row.class_id for row in tally.rows}):
         rows = [row for row in tally.rows if row.class_id == class_id]
         defective = np.array([row.defective for row in rows])

@@ -1,5 +1,6 @@
 """The commands that look at pictures and test images: predict, chat and evaluate, with a random model."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -20,7 +21,7 @@ from bench.record import RecordError
 from bench.viewer import LONGEST, Viewer, read
 from model.assets import AssetError
 from model.checkpoints import save_delta
-from model.data import DataError, load
+from model.data import DATASETS, DataError, load
 from model.data.dataset import read_image
 from model.generate import MAX_NEW, Answer
 
@@ -364,6 +365,24 @@ def test_a_bootstrap_interval_holds_the_value_and_narrows_with_images() -> None:
         found[count] = high - low
     assert 0 < found[180] < found[36]
     assert spread.over_images(tally)["balanced_accuracy"] == [0.5, 0.5]
+
+
+def test_overlapping_crops_have_no_interval_over_images() -> None:
+    """Drawn again as if each were a photograph of its own, they gave one that looked far too narrow."""
+    from tests.test_evaluate import CLASSES, Items, planted
+
+    tally = planted(Items(60, masks=False))
+    tables = [tally.table(CLASSES)] * 2
+    apart = evaluation.Result([tally], tables, 1.0)
+    assert apart.spread()["images"]["accuracy"] == [1, 1]
+    assert apart.spread()["images_reason"] is None
+    assert {name for name, kind in DATASETS.items() if kind.dependent} == {"textures"}
+    why = DATASETS["textures"].dependent
+    overlapping = dataclasses.replace(apart, dependent=why)
+    assert set(overlapping.spread()["images"].values()) == {None}
+    assert overlapping.spread()["images_reason"] == why == "its crops overlap: they are not independent images"
+    assert overlapping.spread_in_words()[-1] == f"no interval over images: {why}."
+    assert sum(why in line for line in overlapping.spread_in_words()) == 2  # of the draws it is said too
 
 
 def test_the_untrained_baseline_is_what_build_draws(viewer: Viewer) -> None:

@@ -34,6 +34,7 @@ class Dataset(ABC):
     nouns: tuple[str, ...]  # as the questions name them
     licence: ClassVar[str]
     resize: ClassVar[tuple[float, float]] = (0.5, 2.0)  # least and most scaling of a pasted patch
+    dependent: ClassVar[str | None] = None  # why its images say less than as many independent ones, if they do
     pairs: int | None = None  # normal images in one epoch; None where crops never run out
 
     def __init__(self, *, image_size: int, seed: int, split: str = "train", folder: Path | None = None) -> None:

@@ -30,6 +30,7 @@ class Textures(Dataset):
     name = "textures"
     classes = ("brick", "grass", "gravel")
     nouns = ("bricks", "grass", "gravel")
+    dependent = "its crops overlap: they are not independent images"
     licence = "CC0 (brick, grass and gravel of scikit-image, from CC0Textures)"
 
     def __init__(self, *, image_size: int, seed: int, split: str = "train", folder: Path | None = None) -> None:
