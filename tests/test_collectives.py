@@ -190,6 +190,26 @@ def test_percentiles_are_over_iterations_of_all_rounds():
     assert row.iterations == 100
 
 
+def test_of_fewer_than_a_hundred_iterations_the_longest_is_shown_and_called_so():
+    few, enough = (
+        raw("mpi", "all_reduce", 8, [[[*range(1, 100)]] * 2]),
+        raw("gloo", "all_reduce", 8, [[[*range(1, 101)]] * 2]),
+    )
+    record = made([few, enough])
+    short, long = summary.rows(record)
+    assert short.percentiles[2] is None
+    assert short.longest == pytest.approx(99e-6)
+    assert summary.tail(long) == (pytest.approx(99.01e-6), False)
+    text = table.markdown(record)
+    assert "| 8 | mpi | 50.0 |" in text
+    assert "| 89.2 | max 99.0 |" in text
+    assert "| 90.1 | 99.0 |" in text
+    assert "of fewer than 100 iterations the longest, marked max" in text
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table.show(record, console.width))
+    assert "max 99.0" in console.export_text()
+
+
 def test_a_wrong_result_has_no_speed():
     rows = [raw("mpi", "all_reduce", 4096, STEADY), raw("gloo", "all_reduce", 4096, STEADY, wrong=3),
             raw("nccl", "all_reduce", 4096, STEADY, reason="no GPU here")]  # fmt: skip

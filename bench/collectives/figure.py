@@ -57,13 +57,17 @@ def busbw(record: Mapping[str, Any]) -> Figure:
 
 
 def latency(record: Mapping[str, Any]) -> Figure:
-    """One panel an operation: microseconds over bytes, from the median to the 99th percentile as a band."""
+    """One panel an operation: microseconds over bytes, from the median to the 99th percentile, or the longest, as a band."""
 
     def panel(axes: Axes, operation: str, rows: Sequence[Row]) -> None:
         _lines(axes, rows, _times)
         axes.set_yscale("log")
 
-    captions = ["Median over iterations, each on its slowest rank; the band goes up to the 99th percentile."]
+    few = any(row.time is not None and summary.tail(row)[1] for row in summary.rows(record))
+    captions = [
+        "Median over iterations, each on its slowest rank; the band goes up to the 99th percentile"
+        + (f", of fewer than {summary.ENOUGH} iterations to the longest." if few else ".")
+    ]
     return _figure(record, "Latency of the collectives", "µs", panel, captions)
 
 
@@ -140,8 +144,7 @@ def _scaled(speed: Any, by: float) -> tuple[float, float, float]:
 
 def _times(row: Row) -> tuple[float, float, float]:
     assert row.time is not None
-    assert row.percentiles is not None
-    return row.time.median * 1e6, row.time.median * 1e6, row.percentiles[2] * 1e6
+    return row.time.median * 1e6, row.time.median * 1e6, summary.tail(row)[0] * 1e6
 
 
 def _source(record: Mapping[str, Any]) -> str:

@@ -26,12 +26,16 @@ from bench import stats
 from bench.stats import Estimate, Samples
 
 PERCENTILES = (50, 90, 99)
+ENOUGH = 100  # iterations below which no 99th percentile is told: it would be made up between the two longest
 ON_DEVICE = ("nccl",)  # libraries whose buffers lie in a GPU's memory
 
 
 @dataclass(frozen=True)
 class Row:
-    """One library at one operation and size. Seconds, bytes per second; all None where there is a `reason`."""
+    """One library at one operation and size. Seconds, bytes per second; all None where there is a `reason`.
+
+    `percentiles`: the last is None below ENOUGH iterations; `longest`: the longest iteration, which is then shown for it.
+    """
 
     operation: str
     library: str
@@ -39,7 +43,8 @@ class Row:
     wrong: int | None
     reason: str | None
     time: Estimate | None = None
-    percentiles: tuple[float, float, float] | None = None
+    percentiles: tuple[float, float, float | None] | None = None
+    longest: float | None = None
     algbw: Estimate | None = None
     busbw: Estimate | None = None
     iterations: int = 0
@@ -73,7 +78,16 @@ def _row(raw: Mapping[str, Any], ranks: int) -> Row:
     by = factor(raw["operation"], ranks)
     busbw = Estimate(algbw.median * by, algbw.low * by, algbw.high * by)
     p50, p90, p99 = (float(each) for each in np.percentile(times, PERCENTILES))
-    return Row(*where, 0, None, time, (p50, p90, p99), algbw, busbw, times.size)
+    known = p99 if times.size >= ENOUGH else None
+    return Row(*where, 0, None, time, (p50, p90, known), float(times.max()), algbw, busbw, times.size)
+
+
+def tail(row: Row) -> tuple[float, bool]:
+    """Seconds of the 99th percentile, or, of too few iterations for one, of the longest; and whether it is the longest."""
+    assert row.percentiles is not None
+    assert row.longest is not None
+    p99 = row.percentiles[2]
+    return (row.longest, True) if p99 is None else (p99, False)
 
 
 def copied(record: Mapping[str, Any]) -> tuple[str, Estimate] | None:

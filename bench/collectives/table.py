@@ -43,7 +43,9 @@ def show(record: Mapping[str, Any], width: int) -> Group:
     for operation in dict.fromkeys(row.operation for row in found):
         chosen = summary.select(found, operation)
         parts += [
-            *_matrices(f"{TITLES[operation]}, {world(record)}: µs, median over p99", chosen, _time, width, best=min),
+            *_matrices(
+                f"{TITLES[operation]}, {world(record)}: µs, median over p99 or max", chosen, _time, width, best=min
+            ),
             *_matrices(
                 f"{TITLES[operation]}: busbw GB/s, median over its 95 % interval",
                 _large(chosen),
@@ -75,7 +77,8 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 
 FOOT = (
-    "time: of an iteration on its slowest rank; interval: bootstrap over rounds and iterations. algbw = S/t, busbw = algbw times "
+    "time: of an iteration on its slowest rank; interval: bootstrap over rounds and iterations. p99: of fewer than "
+    f"{summary.ENOUGH} iterations the longest, marked max. algbw = S/t, busbw = algbw times "
     "2(n-1)/n (all-reduce), (n-1)/n (reduce-scatter, all-gather), 1 (broadcast), as the NCCL tests define them; GB = 10^9 bytes."
 )
 
@@ -168,7 +171,13 @@ def _matrix(title: str | None, chosen: Sequence[Row], cell: Any, *, best: Any) -
 def _time(row: Row) -> list[tuple[float, str]]:
     if row.time is None or row.percentiles is None:
         return []
-    return [(row.time.median * 1e6, _number(row.percentiles[2] * 1e6))]
+    return [(row.time.median * 1e6, _tail(row))]
+
+
+def _tail(row: Row) -> str:
+    """The 99th percentile, or the longest, labelled so."""
+    seconds, longest = summary.tail(row)
+    return f"{'max ' if longest else ''}{_number(seconds * 1e6)}"
 
 
 def _busbw(row: Row) -> list[tuple[float, str]]:
@@ -180,13 +189,14 @@ def _line(row: Row) -> str:
     assert row.percentiles is not None
     assert row.algbw is not None
     assert row.busbw is not None
-    micro = [_number(each * 1e6) for each in (row.time.median, row.time.low, row.time.high, *row.percentiles)]
+    micro = [_number(each * 1e6) for each in (row.time.median, row.time.low, row.time.high, *row.percentiles[:2])]
     cells = [
         f"{row.size:,}",
         row.library,
         micro[0],
         f"{micro[1]}–{micro[2]}",
         *micro[3:],
+        _tail(row),
         _number(row.algbw.median / GB),
         _number(row.busbw.median / GB),
         _ends(row.busbw),
