@@ -270,6 +270,29 @@ def test_states_stand_beside_what_is_derived_and_the_papers_figure() -> None:
     assert "held, derived, and the ZeRO paper" not in read(SINGLE, DDP).text
 
 
+def test_a_section_that_paper_leaves_out_takes_its_heading_with_it() -> None:
+    known = dict.fromkeys(("parameters", "gradients", "optimizer"), 2**20)
+    held = {"peak_bytes": 9 * 2**20, **known, "derived": known, "paper": known}
+    shown = read(SINGLE, made.changed(made.changed(DDP, "ranks/0/memory", held), "ranks/1/memory", held))
+    (heading,) = (each for each in shown.of("h3") if "held, derived" in each["text"])
+    (details,) = (each for each in shown.of("details") if "Bytes of the largest rank" in each["text"])
+    assert heading["class"] == details["class"] == "screen"
+    assert ".screen" in "".join(e["text"] for e in shown.of("style")).partition("@media print")[2]
+
+
+def test_a_bound_beyond_all_bars_stays_inside_its_drawing() -> None:
+    """Halved gradients: less is sent than whole ones would need at the least."""
+    sent = {"traffic": {"sent_bytes": [2**20] * 2}, "workload": {"cost": {"gradient_bytes": 4 * 2**20}}}
+    shown = read(SINGLE, DDP | sent)
+    places = [float(each[end]) for each in shown.of("line", **{"class": "whisker"}) for end in ("x1", "x2")]
+    assert max(places) <= svg.WIDTH
+
+
+def test_an_address_with_a_stray_percent_sign_stops_no_script(whole: Page) -> None:
+    assert "decodeURIComponent" not in "".join(e["text"] for e in whole.of("script"))  # it throws for #%zz
+    assert all(re.fullmatch(r"[\w-]+", e["id"]) for e in whole.elements if "id" in e), "else links would need decoding"
+
+
 # --- the sentence
 
 

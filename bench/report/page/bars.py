@@ -132,7 +132,8 @@ def wire(entries: Sequence[Entry], ident: str) -> Figure:
     if not sent:
         return Figure(title, "Not measured: no row here counted what it sent; the reasons stand below.", None)
     derived = {id(entry): expected(entry.done[0]) for entry in entries if entry.done}
-    top = max([*sent.values(), *(each.total or 0.0 for each in derived.values())]) / MIB or 1e-9
+    bounds = {id(entry): value for entry in entries if id(entry) in sent and (value := _bound(entry)) is not None}
+    top = max([*sent.values(), *bounds.values(), *(each.total or 0.0 for each in derived.values())]) / MIB or 1e-9
     scale = linear(0, top, LEFT, WIDTH - RIGHT)
 
     def draw(canvas: Canvas, entry: Entry, y: float, height: float) -> None:
@@ -149,10 +150,8 @@ def wire(entries: Sequence[Entry], ident: str) -> Figure:
         ratio = f"  {value / should.total:.2f}x" if should and should.total else ""
         end = max(value, (should.total or 0.0) if should else 0.0) / MIB
         canvas.text(scale(end) + 5, y + 3.5, f"{number(value / MIB)}{ratio}" if value else "0", "value")
-        cost = (entry.done[0].get("workload") or {}).get("cost") or {}
-        if entry.row.ranks > 1 and "gradient_bytes" in cost:
-            bound = scale(bound_bytes(entry.row.ranks, cost["gradient_bytes"]) / MIB)
-            canvas.line(bound, y - 7, bound, y + 9, "whisker")
+        if (bound := bounds.get(id(entry))) is not None:
+            canvas.line(scale(bound / MIB), y - 7, scale(bound / MIB), y + 9, "whisker")
 
     svg = frame.chart(title, ident, entries, lambda entry: LINE + 5, draw, scale, top).markup
     said = (
@@ -168,6 +167,13 @@ def wire_bytes(entry: Entry) -> float | None:
     """Most bytes that a rank of any finished run sent in a step; None where a run did not count them."""
     sent = [(record.get("traffic") or {}).get("sent_bytes") for record in entry.done]
     return max(max(each) for each in sent if each) if sent and all(sent) else None
+
+
+def _bound(entry: Entry) -> float | None:
+    """The least that its ranks could send; None where the record does not hold the gradients' bytes."""
+    cost = (entry.done[0].get("workload") or {}).get("cost") or {}
+    known = entry.row.ranks > 1 and "gradient_bytes" in cost
+    return bound_bytes(entry.row.ranks, cost["gradient_bytes"]) if known else None
 
 
 def _ranks(entry: Entry) -> list[tuple[dict[str, float], float]]:

@@ -52,7 +52,7 @@ document.addEventListener("toggle", (event) => { // a record is spread over line
 }, true);
 
 const open = () => {
-  const wanted = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const wanted = document.getElementById(location.hash.slice(1)); // ids are plain: nothing to decode, which would throw for a bad "%"
   if (wanted?.tagName === "DETAILS") {
     wanted.open = true;
     wanted.scrollIntoView();
