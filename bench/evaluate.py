@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         title = f"{name}: {asked.net.preset} on {asked.data}" + (f", {found.trained}" if name in found.ours else "")
         console.print(published.compare_with_published(result.table, title=title))
-        notes = [*result.spread_in_words(), *published.notes(result.table, asked.data)]
+        notes = [*result.spread_in_words(), *published.notes(result.table, asked.data, found.data["all"])]
         console.print(*(Text(note, "dim") for note in notes), sep="\n", end="\n\n")
         parts.append(published.markdown(result.table, title=title, notes=notes))
     if asked.markdown:

@@ -127,8 +127,9 @@ def run(asked: "Evaluate", *, tell: Tell) -> Found:
         ours,
         "untrained" if checkpoint is None else f"trained: {checkpoint.name}",
         {"config": dataclasses.asdict(net.config), "towers": net.config.towers},
-        {"name": dataset.name, "licence": dataset.licence, "classes": list(dataset.classes), "images": len(items)},
-    )
+        {"name": dataset.name, "licence": dataset.licence, "classes": list(dataset.classes), "images": len(items),
+         "all": None if dataset.pairs is None else len(dataset.test_items(None))},
+    )  # fmt: skip
 
 
 def _main_results(

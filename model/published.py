@@ -77,13 +77,23 @@ def lines(table: dict[str, Any]) -> list[list[str]]:
         found = table["classes"][name]
         published = [_number(value) for value in TABLE_1.get(key, (None,) * len(VERSIONS))] if beside else []
         made.append([name, str(found["images"]), *(_percent(found[metric]) for metric in OURS), *published])
-    means = [_number(value) for value in TABLE_1_MEANS["accuracy"]] if beside else []
+    means = [_number(value) for value in shown_means(list(names.values()))] if beside else []
     made.append(["mean", str(table["images"]), *(_percent(table["macro"][metric]) for metric in OURS), *means])
     return made
 
 
-def notes(table: dict[str, Any], dataset: str) -> list[str]:
-    """What is to be known beside the lines: units, reasons for what is missing, bad images, what others published."""
+def shown_means(classes: Sequence[str]) -> list[float | None]:
+    """Of each version, over the cells of Table 1 that stand beside these classes; None where there are none."""
+    cells = [TABLE_1[name] for name in classes if name in TABLE_1]
+    columns = [[value for value in column if value is not None] for column in zip(*cells, strict=True)]
+    return [sum(values) / len(values) if values else None for values in columns]
+
+
+def notes(table: dict[str, Any], dataset: str, of: int | None = None) -> list[str]:
+    """What is to be known beside the lines: units, reasons for what is missing, bad images, what others published.
+
+    of: images of the whole test set; where fewer were taken, published accuracies are of another mixture of images.
+    """
     said = ["Percent; means are over classes. always Yes: what that constant answer scores; balanced, it is 50."]
     macro = table["macro"]
     bounds = [macro.get(f"{metric}_error", 0.0) for metric in ("pixel_auroc", "pro")]
@@ -98,11 +108,16 @@ def notes(table: dict[str, Any], dataset: str) -> list[str]:
             said.append(f"{heading}: the mean of {macro[f'{metric}_classes']} of {len(table['classes'])} classes.")
     said += [f"not measured, {reason}: {', '.join(headings)}." for reason, headings in missing.items()]
     said += [f"left out: {bad['reason']}" for bad in table["bad"]]
-    if {name.replace(" ", "_") for name in table["classes"]} & set(TABLE_1):
-        means = "; ".join(
-            f"{name} {', '.join(f'{value:.2f}' for value in values)}" for name, values in TABLE_1_MEANS.items()
+    ours = [name.replace(" ", "_") for name in table["classes"]]
+    beside = bool(set(ours) & set(TABLE_1))
+    if beside:
+        said += [*_printed_means(ours), *NOTES]
+    taken = table["images"] + len(table["bad"])
+    if of and taken < of and (beside or dataset in ALWAYS_YES):
+        said.append(
+            f"{taken} of {of} images, balanced over classes and over normal and defective ones: accuracy not comparable "
+            "with a published one; --items 0 takes all."
         )
-        said += [f"{', '.join(VERSIONS)}: the report's 1-shot accuracy. Its means: {means}.", *NOTES]
     said += [
         f"paper, {dataset} {shots}: image AUROC {image}, pixel AUROC {pixel}, accuracy {right}."
         for (name, shots), (image, pixel, right) in PAPER.items()
@@ -110,6 +125,25 @@ def notes(table: dict[str, Any], dataset: str) -> list[str]:
     ]
     if dataset in ALWAYS_YES:
         said.append(f"always Yes on all of {dataset}: {ALWAYS_YES[dataset]:.1f}.")
+    return said
+
+
+def _printed_means(ours: Sequence[str]) -> list[str]:
+    """The report's means as printed, and where the cells that are shown have another one."""
+    printed = "; ".join(
+        f"{name} {', '.join(f'{value:.2f}' for value in values)}" for name, values in TABLE_1_MEANS.items()
+    )
+    said = [f"{', '.join(VERSIONS)}: the report's 1-shot accuracy. Its means, as printed: {printed}."]
+    pairs = zip(VERSIONS, shown_means(ours), TABLE_1_MEANS["accuracy"], strict=True)
+    other = [
+        f"{version} {_number(mean)} (printed {_number(value)})"
+        for version, mean, value in pairs
+        if mean is not None and abs(mean - value) >= 0.005  # Base is the same, rounded
+    ]
+    if other:
+        said.append(
+            f"The line of means averages the cells that are shown, which is not what the report prints: {', '.join(other)}."
+        )
     return said
 
 

@@ -69,7 +69,25 @@ def test_our_lines_stand_beside_those_of_the_same_class() -> None:
     assert metal == ["metal nut", "4", "75.0", "75.0", "50.0", "100.0", "100.0", "100.0", "75.0",
                      "99.13", "100.00", "0.00", "100.00", "98.55", "98.07"]  # fmt: skip
     assert groove[-6:] == ["-", "-", "-", "71.14", "60.28", "62.28"]
-    assert mean[-6] == "91.66"  # of the report's own classes, as printed there
+    # Of the cells above it: the report's own mean is of other classes, and not even of those (its V2 to V6).
+    assert mean[-6:] == ["99.13", "100.00", "0.00", "85.57", "79.41", "80.17"]
+    assert lines(table("ablation"))[-1][-6:] == ["-", "-", "-", "61.92", "65.38", "75.00"]
+
+
+def test_the_printed_mean_is_told_apart_where_it_is_another() -> None:
+    (said,) = [note for note in notes(table(*MVTEC), "mvtec") if "not what the report prints" in note]
+    assert "V2 89.42 (printed 89.56)" in said
+    assert "V5 92.25 (printed 86.22)" in said
+    assert "Base" not in said
+
+
+def test_a_part_of_the_test_set_is_told_where_published_numbers_stand_beside() -> None:
+    assert [note for note in notes(table("bottle"), "mvtec", 83) if "accuracy not comparable" in note] == [
+        "4 of 83 images, balanced over classes and over normal and defective ones: accuracy not comparable "
+        "with a published one; --items 0 takes all."
+    ]
+    assert not any("comparable with a" in note for note in notes(table("bottle"), "mvtec", 4))  # all there are
+    assert not any("comparable with a" in note for note in notes(table("brick"), "textile", 900))  # nothing beside them
 
 
 def test_other_classes_have_no_published_columns() -> None:
