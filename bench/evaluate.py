@@ -34,7 +34,7 @@ class Evaluate:
     items: int = 60
     """Test images, evenly over classes and over normal and defective ones; 0 takes all."""
     shots: int | None = None
-    """Normal images a class in the memory bank; without it as in training."""
+    """Normal images a class in the memory bank; without it as in training, where the checkpoint says it, or 1."""
     draws: int = 1
     """Times the memory bank is filled with other normal images: gives mean and deviation."""
     answers: bool = True
@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(Text(f"{name}: {result.reason}\n", "dim"))
             parts.append(f"**{name}**: {result.reason}\n")
             continue
-        title = f"{name}: {asked.net.preset} on {asked.data}" + (f", {found.trained}" if name in found.ours else "")
+        title = f"{name}: {found.model['config']['name']} on {asked.data}" + (
+            f", {found.trained}" if name in found.ours else ""
+        )
         console.print(published.compare_with_published(result.table, title=title))
         notes = [*result.spread_in_words(), *published.notes(result.table, asked.data, found.data["all"])]
         console.print(*(Text(note, "dim") for note in notes), sep="\n", end="\n\n")

@@ -14,8 +14,8 @@ from bench.config import ConfigError
 class Model:
     """Which weights look at the pictures."""
 
-    preset: str = "small"
-    """Model size, as --preset of a run: it must be the checkpoint's."""
+    preset: str | None = None
+    """Model size, as --preset of a run; without it the checkpoint's, where it says one, or small."""
     checkpoint: Path | None = None
     """What a run trained (its --export), or a published anomalygpt.pt; without it nothing is trained, and this is said."""
     weights: Path | None = None
@@ -25,7 +25,7 @@ class Model:
     seed: int = 0
     """Draws what is trained, where no checkpoint gives it."""
     rotations: bool = True
-    """Bank each normal image also turned by 90, 180 and 270 degrees."""
+    """Bank each normal image also turned by 90, 180 and 270 degrees, unless the checkpoint was trained without."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,12 @@ from bench.predict import Model
 from model import memory_bank, precision
 from model.anomalygpt import AnomalyGPT
 from model.assets import AssetError
-from model.checkpoints import load_delta
+from model.checkpoints import SET_BY_RUN, load_delta, made_with
 from model.data import DataError, question
 from model.data.dataset import decoded
 from model.evaluate import evaluating, pixels
 from model.generate import Answer, Speaker
+from model.presets import ModelConfig
 
 LONGEST = 256  # tokens of an answer to somebody's own question: more than to the trained one, which an evaluation asks
 RARE = 0.99  # share of a picture's own pixels below the outline, where nothing better is known
@@ -113,9 +114,9 @@ class Viewer:
 def built(asked: Model) -> AnomalyGPT:
     """The model with its checkpoint, in evaluation mode; what it is and is not is printed."""
     try:
-        config = replace(model.preset(asked.preset), bank_rotations=asked.rotations)
+        config = configured(asked)
         net = model.build(config, precision=asked.precision, seed=asked.seed, weights=asked.weights).eval()
-    except AssetError:
+    except (AssetError, ConfigError):
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -125,6 +126,24 @@ def built(asked: Model) -> AnomalyGPT:
     else:
         load_delta(net, asked.checkpoint)
     return net
+
+
+def configured(asked: Model) -> ModelConfig:
+    """The sizes and layers of the checkpoint, where it says them. Raises ConfigError where a flag contradicts it."""
+    path, published = asked.checkpoint, asked.weights is not None
+    made = {} if path is None else made_with(path)
+    preset = asked.preset or made.get("preset", "small")
+    if preset != made.get("preset", preset):
+        raise ConfigError(f"--preset is {preset}, but {path} was trained as {made['preset']}; leave --preset out")
+    if published != made.get("weights", published):
+        said = (
+            "without published weights; leave --weights out"
+            if published
+            else "on published weights; add --weights FOLDER"
+        )
+        raise ConfigError(f"{path} was trained {said}")
+    config = replace(model.preset(preset), **{name: made[name] for name in SET_BY_RUN if name in made})
+    return replace(config, bank_rotations=asked.rotations and config.bank_rotations)
 
 
 def read(path: Path, side: int) -> Photo:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model.assets import AssetError
 from model.presets import ModelConfig
-from model.tensor_files import json_object, shards, tensors
+from model.tensor_files import json_object, shards, state_of, tensors
 from model.tokenizer import VICUNA
 
 if TYPE_CHECKING:  # AnomalyGPT imports this file
@@ -25,6 +25,14 @@ if TYPE_CHECKING:  # AnomalyGPT imports this file
 
 IMAGEBIND, PANDAGPT, ANOMALYGPT = "imagebind_huge.pth", "pandagpt_7b.pt", "anomalygpt.pt"
 TRAINED = ("image_decoder.", "prompt_learner.")
+MADE_WITH = "ringzero"  # beside the values: which model they are of
+SET_BY_RUN = (
+    "llm_dropout",
+    "llm_layer_norm",
+    "llm_batch_norm",
+    "bank_shots",
+    "bank_rotations",
+)  # others than the preset's
 HALF_MAX = torch.finfo(torch.float16).max
 
 # Our name -> ImageBind's key. A fused matrix holds query, key and value one under the other.
@@ -87,8 +95,8 @@ def load_weights(net: "AnomalyGPT", folder: Path) -> None:
 def save_delta(state: Mapping[str, Tensor], path: Path, *, config: ModelConfig) -> None:
     """Write the trained values of a whole `state` as the published deltas are: an OrderedDict of Parameters.
 
-    In `config.delta_dtype`. The file appears whole or not at all. Raises ValueError, naming the key, where a trained
-    value is missing or does not fit half precision.
+    In `config.delta_dtype`; `made_with` reads back which model they are of. The file appears whole or not at all. Raises
+    ValueError, naming the key, where a trained value is missing or does not fit half precision.
     """
     dtype = getattr(torch, config.delta_dtype)
     delta = OrderedDict()
@@ -99,6 +107,9 @@ def save_delta(state: Mapping[str, Tensor], path: Path, *, config: ModelConfig) 
         if not value.isfinite().all():
             raise ValueError(f"{path}: not written, {name} has values that are not finite in {config.delta_dtype}")
         delta[name] = nn.Parameter(value)
+    made = {"preset": config.name, "weights": config.weights is not None}
+    made |= {name: getattr(config, name) for name in SET_BY_RUN}
+    vars(delta)["_metadata"] = {MADE_WITH: made}  # where torch keeps such things: no reader takes it for a value
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as partial:
         try:
@@ -116,6 +127,18 @@ def save_delta(state: Mapping[str, Tensor], path: Path, *, config: ModelConfig) 
 def load_delta(net: "AnomalyGPT", path: Path) -> None:
     """Fill the trained parts with a delta, in any dtype. Raises AssetError, naming file and key, where it does not fit."""
     _fill(net, _trained_names(net.config), path, tensors(path), lambda name: name)
+
+
+def made_with(path: Path) -> dict[str, Any]:
+    """`preset`, `weights` (whether published ones), and SET_BY_RUN of the config that a delta was saved with.
+
+    Nothing for a published or an older file. Raises AssetError where it cannot be read.
+    """
+    known = getattr(state_of(path), "_metadata", None)
+    made = known.get(MADE_WITH) if isinstance(known, dict) else None
+    if not isinstance(made, dict) or not isinstance(made.get("preset"), str):
+        return {}
+    return {name: made[name] for name in ("preset", "weights", *SET_BY_RUN) if name in made}
 
 
 def _trained_names(config: ModelConfig) -> list[str]:

@@ -18,6 +18,11 @@ from model.assets import AssetError
 
 def tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a `torch.save` file by its key. Raises AssetError: missing, truncated, or more than tensors."""
+    yield from state_of(path).items()
+
+
+def state_of(path: Path) -> Mapping[str, Tensor]:
+    """What a `torch.save` file holds, as it was saved. Raises AssetError like `tensors`."""
     if not path.is_file():
         raise AssetError(f"{path} is missing; docs/weights.md says where it comes from")
     try:
@@ -32,7 +37,7 @@ def tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise AssetError(f"{path} is no dictionary of tensors; it is not one of the published files")
-    yield from state.items()
+    return state
 
 
 def shards(folder: Path) -> Iterator[tuple[str, Tensor]]:

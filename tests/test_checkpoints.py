@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import model
 from model.anomalygpt import AnomalyGPT
 from model.assets import AssetError
-from model.checkpoints import load_delta, load_weights, save_delta
+from model.checkpoints import load_delta, load_weights, made_with, save_delta
 from model.tokenizer import tokenizer
 from tests import published
 from tests.published import REDUCED
@@ -343,6 +343,19 @@ def test_a_delta_works_for_any_preset(tmp_path: Path) -> None:
     save_delta(net.state_dict(), tmp_path / "delta.pt", config=config)
     load_delta(other, tmp_path / "delta.pt")
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items())
+
+
+def test_a_delta_says_which_model_it_is_of_and_a_published_one_need_not(tmp_path: Path) -> None:
+    config = dataclasses.replace(model.preset("tiny"), llm_layer_norm=True, bank_shots=3, bank_rotations=False)
+    save_delta(model.build(config).state_dict(), tmp_path / "delta.pt", config=config)
+    assert made_with(tmp_path / "delta.pt") == {
+        "preset": "tiny", "weights": False, "bank_shots": 3, "bank_rotations": False,
+        "llm_dropout": 0.0, "llm_layer_norm": True, "llm_batch_norm": False,
+    }  # fmt: skip
+    plain = nn.Linear(2, 2).state_dict()  # torch's own notes beside the values are of another kind
+    for other in (published.anomalygpt(), dict(published.anomalygpt()), plain):
+        torch.save(other, tmp_path / "other.pt")
+        assert made_with(tmp_path / "other.pt") == {}
 
 
 def test_the_published_delta_form_is_read(tmp_path: Path) -> None:

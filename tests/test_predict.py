@@ -18,7 +18,8 @@ from bench.config import ConfigError
 from bench.overlay import LINE, overlay
 from bench.predict import Model
 from bench.record import RecordError
-from bench.viewer import LONGEST, Viewer, read
+from bench.viewer import LONGEST, Viewer, built, configured, read
+from model import variants
 from model.assets import AssetError
 from model.checkpoints import save_delta
 from model.data import DATASETS, DataError, load
@@ -82,6 +83,24 @@ def test_a_checkpoint_changes_the_map_and_nothing_is_called_untrained(
     assert not any("untrained" in line for line in given)
     assert {line for line in given if line.startswith("map:")} != {line for line in without if line.startswith("map:")}
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_a_checkpoint_says_which_model_it_is_of(tmp_path: Path, checkpoint: Path) -> None:
+    """Of a variant the plain LLM was built, on the preset's shots; and of a flag that says otherwise, another model."""
+    config = dataclasses.replace(
+        variants.apply(model.preset("tiny"), variants.VARIANTS["V1"]), bank_shots=3, bank_rotations=False
+    )
+    save_delta(model.build(config, seed=5).state_dict(), tmp_path / "v1.pt", config=config)
+    assert configured(Model(checkpoint=tmp_path / "v1.pt")) == config
+    assert not configured(Model(checkpoint=checkpoint, rotations=False)).bank_rotations
+    with pytest.raises(ConfigError, match=r"--preset is small, but .*v1\.pt was trained as tiny; leave --preset out"):
+        built(Model(checkpoint=tmp_path / "v1.pt", preset="small"))
+    with pytest.raises(ConfigError, match=r"v1\.pt was trained without published weights; leave --weights out"):
+        built(Model(checkpoint=tmp_path / "v1.pt", weights=tmp_path))
+    older = torch.load(checkpoint, weights_only=True)
+    torch.save(dict(older), tmp_path / "older.pt")  # as every file was: it says nothing, and nothing is contradicted
+    assert configured(Model(checkpoint=tmp_path / "older.pt")).name == "small"
+    assert configured(Model(checkpoint=tmp_path / "older.pt", preset="tiny")) == model.preset("tiny")
 
 
 def test_a_wrong_checkpoint_is_named(tmp_path: Path, pictures: list[Path]) -> None:
