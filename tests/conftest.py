@@ -1,10 +1,15 @@
 """Benchmarks run only when asked for: `pytest --benchmark-only`, or their path on the command line."""
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+# What is tested is the same on every machine; ranks would take a GPU as soon as each finds one. Before anything imports torch,
+# and inherited by every process that a test starts.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 ROOT = Path(__file__).parent
 BENCHMARKS = ROOT / "benchmarks"

@@ -16,9 +16,10 @@ import torch
 from backends.build import BuildError, installed, mends, source, tools, wheel
 from backends.build import plan as planning
 from backends.build.plan import Plan, plan
+from tests import started
+from tests.started import with_horovod
 
 ROOT = Path(__file__).resolve().parents[1]
-horovod_built = pytest.mark.skipif(find_spec("horovod") is None, reason="Horovod is not built here: make horovod")
 ALLREDUCE = """
 import sys
 from pathlib import Path
@@ -237,7 +238,26 @@ def test_a_compiler_error_is_shown_with_its_log(tmp_path, monkeypatch):
 # --- what is installed
 
 
-@horovod_built
+def test_horovod_is_here_wherever_it_can_be_built():
+    """Its other tests are skipped without it: that must not hide a build that broke."""
+    if missing := [tool.name for tool in tools.tools() if tool.found is None]:
+        pytest.skip(f"Horovod can't be built here, without {', '.join(missing)}: make horovod")
+    assert find_spec("horovod"), "every tool is here, Horovod is not; what stopped the build: make horovod"
+
+
+def test_only_the_tests_of_an_engine_that_is_not_built_are_skipped(monkeypatch):
+    monkeypatch.setattr(started, "find_spec", lambda name: None)
+    started.need("ddp")
+    with pytest.raises(pytest.skip.Exception, match="make horovod"):
+        started.need("horovod")
+
+
+def test_mpirun_starts_more_ranks_than_there_are_cores(monkeypatch):
+    monkeypatch.setattr("bench.launchers.slots", lambda: 1)  # one core with two threads, say
+    assert started.mpirun()[-3:] == ["--map-by", ":OVERSUBSCRIBE", sys.executable]
+
+
+@with_horovod
 def test_the_installed_horovod_is_the_planned_one():
     found, why = installed.probe()
     assert found is not None, why
@@ -247,20 +267,20 @@ def test_the_installed_horovod_is_the_planned_one():
     assert found.nccl == ("HOROVOD_GPU_OPERATIONS" in plan().flags)
 
 
-@horovod_built
+@with_horovod
 def test_it_finds_its_libraries_from_where_it_lies():
     library = next(file for file in distribution("horovod").files or [] if "mpi_lib_v2" in file.name)
     assert b"$ORIGIN/../../../..:$ORIGIN/../../torch/lib" in Path(str(library.locate())).read_bytes()
 
 
-@horovod_built
+@with_horovod
 def test_it_imports_without_a_warning():
     code = "import horovod.torch, horovod.runner.launch"
     run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
 
 
-@horovod_built
+@with_horovod
 @pytest.mark.parametrize("controller", [[], ["--gloo"], ["--mpi"]], ids=["plain", "gloo", "mpi"])
 def test_horovodrun_starts_ranks_in_an_environment_that_nobody_activated(controller, tmp_path):
     """mpirun and python are found beside horovodrun, and root needs no variable of Open MPI's."""

@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from tests import lanes
+from tests.started import UNSEEN
 
 ROOT = Path(__file__).resolve().parents[1]
 TOPS = ("bench", "backends", "model")
@@ -285,6 +286,16 @@ def test_a_suite_that_was_killed_is_red(last_word, status, tmp_path, monkeypatch
     monkeypatch.setattr(sys, "argv", ["lanes.py"])
     monkeypatch.setattr(lanes, "LANES", {"ranks": ["faulty"], "others": ["one", "another"]})
     assert lanes.main() == status
+
+
+def test_no_test_sees_a_gpu():
+    code = "from backends.world import World; import os; World(launcher='deepspeed').publish(); print(dict(os.environ))"
+    deepspeed = {**UNSEEN, "CUDA_VISIBLE_DEVICES": "0,1"}  # what its launcher makes of it
+    for env in ({**os.environ}, {**os.environ, **deepspeed}):
+        ran = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+        )
+        assert ast.literal_eval(ran.stdout)["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_ci_runs_what_the_readme_says():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import BIN, LAUNCH, QUICK, ROOT, command, environment, refused
+from tests.started import with_horovod
 
 SCRIPT = ROOT / "bench" / "run.py"
 TORCHRUN, MPIRUN, PYTHON = LAUNCH["ddp"], LAUNCH["ring"], [sys.executable]
@@ -127,6 +128,7 @@ def test_broken_image_names_the_file(folder: Path) -> None:
     assert "grass.png" in record
 
 
+@with_horovod
 def test_eight_ranks_on_fewer_cores_are_marked(folder: Path) -> None:
     words = [
         BIN / "horovodrun",

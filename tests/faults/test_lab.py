@@ -21,6 +21,7 @@ from bench.lab.rights import LabError, tool
 from bench.launchers import launcher
 from bench.matrix import engine
 from tests.labs import needs_lab
+from tests.started import need
 
 pytestmark = needs_lab
 LIMIT_S = 4.0
@@ -45,6 +46,7 @@ def config(label: str, results: Path, steps: int = STEPS, limit_s: float = LIMIT
     ("kind", "label"), [("kill", "ring"), ("cut", "ddp"), ("memory", "ring"), ("ssh", "horovod"), ("port", "ddp")]
 )
 def test_a_fault_ends_as_it_must(kind: str, label: str, tmp_path: Path) -> None:
+    need(label)
     if kind == "memory" and (why := memory.unavailable()):
         pytest.skip(why)
     found = breaking.fault(kind, config(label, tmp_path / "results", steps=400), at_step=1)

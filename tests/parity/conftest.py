@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bench.launchers import free_port
+from tests.started import UNSEEN, mpirun, need
 
 WORKER, TUNED = (Path(__file__).with_name(name) for name in ("worker.py", "tuned.py"))
 BIN = Path(sys.executable).parent
@@ -19,7 +20,7 @@ LAUNCHERS = {
     "single": [sys.executable],
     "ddp": [BIN / "torchrun", "--standalone", "--nproc-per-node", "2"],
     "fsdp": [BIN / "torchrun", "--standalone", "--nproc-per-node", "2"],
-    "ring": [BIN / "mpirun", "-np", "2", sys.executable],
+    "ring": mpirun(),
     "ring-torch": [BIN / "torchrun", "--standalone", "--nproc-per-node", "2"],  # over torch's point-to-point calls
     "horovod": [BIN / "horovodrun", "-np", "2", sys.executable],
     "deepspeed": [BIN / "deepspeed", "--no_local_rank", "--master_port", str(free_port()), "--num_accelerators", "2"],
@@ -40,8 +41,9 @@ VARIANTS = {
 
 
 def launch(backend: str, *words: object) -> None:
-    """Run a script to its end on the ranks of a backend; what it printed is shown if it fails."""
-    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    """Run a script to its end on the ranks of a backend; what it printed is shown if it fails. Skips what is not built here."""
+    need(backend)
+    env = {**os.environ, **UNSEEN, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     if os.geteuid() == 0:
         env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     command = [str(word) for word in [*LAUNCHERS[backend.removesuffix("-3")], *words]]
