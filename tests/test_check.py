@@ -71,6 +71,19 @@ def test_every_fault_is_named(glove, capsys):
     assert out.endswith("10 problems, 0 counts differ\n")
 
 
+def test_a_check_looks_at_a_picture_as_training_does(glove):
+    """Turned upright first, so that its mask is compared with what the mask lies on; floats are told here, not in training."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    place = glove / "glove" / "test" / "bent" / "000.png"
+    layouts.picture(7, 60, 120).save(place, exif=exif)
+    layouts.mask(255, 120, 60).save(glove / "glove" / "ground_truth" / "bent" / "000_mask.png")
+    Image.new("F", (120, 120)).save(glove / "glove" / "test" / "good" / "000.png", format="TIFF")
+    found = said("mvtec", glove)
+    assert set(found) == {"glove/test/good/000.png"}
+    assert "save it as 8 or 16 bit grey" in found["glove/test/good/000.png"]
+
+
 def test_counts_and_classes_are_compared_with_the_published(tmp_path, monkeypatch):
     folder = layouts.mvtec(tmp_path, ("bottle", "cable"))
     monkeypatch.setattr(module, "MVTEC", {"bottle": (8, 3, 4), "cable": (8, 3, 5), "wood": (9, 1, 1)})

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from model.data import aebad, mvtec, texts, visa
+from model.data.dataset import decoded
 from model.data.published import MASK_FROM, SUFFIXES, images_in
 from model.data.sample import DataError
 
@@ -174,7 +175,7 @@ LISTS: dict[str, Callable[[Path], tuple[list[Listed], list[str], Numbers]]] = {
 
 def _wrong(listed: Listed, folder: Path, name: str) -> Iterator[Problem]:
     """What is wrong with an image and its mask."""
-    image, why = _decoded(listed.image)
+    image, why = _decoded(listed.image, picture=True)
     shown = listed.image.relative_to(folder).as_posix()
     if why:
         yield Problem(shown, why)
@@ -200,12 +201,12 @@ def is_defect(mask: Image.Image, *, kinds: bool = False) -> np.ndarray:
     return np.asarray(mask.convert("L")) > MASK_FROM * 255
 
 
-def _decoded(path: Path) -> tuple[Image.Image | None, str]:
-    """The decoded image, if it can be, and what is wrong with its file, if anything is."""
+def _decoded(path: Path, *, picture: bool = False) -> tuple[Image.Image | None, str]:
+    """The decoded image, if it can be, and what is wrong with its file, if anything is; a picture as training reads it."""
     try:
         with Image.open(path) as file:
             kind = str(file.format)
-            image = file.copy()  # decodes all of it
+            image = decoded(file)[0] if picture else file.copy()  # either decodes all of it
     except FileNotFoundError:
         return None, "is missing"
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
