@@ -1,6 +1,7 @@
 """How tests start ranks: with the words that RingZero itself starts them with, and only the engines that are here."""
 
 import os
+import platform
 from importlib.util import find_spec
 
 import pytest
@@ -10,6 +11,9 @@ from bench import gpus, launchers
 
 HOROVOD_IS_MISSING = "Horovod is not built here: make horovod"
 with_horovod = pytest.mark.skipif(find_spec("horovod") is None, reason=HOROVOD_IS_MISSING)
+with_shared_memory = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="the ring shares memory on x86-64 only"
+)
 # DeepSpeed's launcher shows its ranks GPUs 0, 1, ... whatever its own variable says: they read this one.
 UNSEEN = {GPUS: os.environ.get(gpus.VISIBLE, "")}
 

@@ -17,6 +17,7 @@ from backends.ring.buckets import Bucket, plan
 from backends.ring.transport import QueueTransport
 from backends.single import Single
 from backends.world import World
+from tests.started import with_shared_memory
 
 SMALL_MB = 40 * 4 / 2**20  # 40 values a bucket: several buckets even in a tiny model
 
@@ -257,7 +258,7 @@ class Mixed(nn.Module):
         return sum((x * p.float()).sum() for p in self.parameters())  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("transport", ["auto", "shared"])
+@pytest.mark.parametrize("transport", ["auto", pytest.param("shared", marks=with_shared_memory)])
 def test_gradients_of_any_dtype_go_round(transport):
     """Small integers, so that every width is exact."""
 

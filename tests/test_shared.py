@@ -25,6 +25,7 @@ from backends.ring.wave import wave
 from backends.world import World
 from bench.launchers import free_port
 from tests.shared import LIMIT_S
+from tests.started import with_shared_memory
 from tests.test_allreduce import on_ranks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -102,6 +103,7 @@ def test_a_buffer_from_elsewhere_is_refused():
 
 
 def test_who_can_share(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert on_ranks(3, unshareable) == [None] * 3
 
     def elsewhere(rank: int) -> Any:
@@ -130,6 +132,7 @@ def test_shared_memory_that_was_asked_for_and_can_not_be_had_is_an_error(monkeyp
     assert all("rank 1 (far)" in each for each in on_ranks(2, work))
 
 
+@with_shared_memory
 def test_memory_is_let_go_with_the_model():
     """It would be held beside that of the next model."""
     config = EngineConfig(accumulation=1, micro_batch=1, transport="shared")
