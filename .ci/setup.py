@@ -6,6 +6,8 @@ Only the standard library: this runs before there is anything else. A second cal
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,8 +43,29 @@ def key(python: str = sys.version) -> str:
 
 
 def stamp() -> dict[str, str | None]:
-    """What the last complete set-up left; empty where there was none, or its Python is gone."""
-    return json.loads(STAMP.read_text()) if STAMP.exists() and PYTHON.exists() else {}
+    """What the last complete set-up left; empty where there was none, it was cut short, or its Python is gone."""
+    try:
+        left = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+    return left if isinstance(left, dict) and PYTHON.exists() else {}
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One set-up of this folder at a time: two would fill the same .venv, or delete it under the other."""
+    folder = os.open(ROOT, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another make is setting up this folder; waiting for it", flush=True)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks, or without those of folders
+            pass
+        yield
+    finally:
+        os.close(folder)
 
 
 def kept(last: dict[str, str | None]) -> str | None:
@@ -128,7 +152,7 @@ def set_up(*, horovod_again: bool) -> str | None:
         )
     now = key(python)
     if last.get("key") == now and not horovod_again:
-        built = last["horovod"]
+        built = last.get("horovod")
         print(f"set-up {now} is current; Horovod {built or 'is not built: make horovod says why'}", flush=True)
         return built
     if last.get("key") != now:
@@ -139,7 +163,9 @@ def set_up(*, horovod_again: bool) -> str | None:
         run("3/5 torch, which others are built against", *PIP, "torch", "numpy", "ninja", "packaging")
         run("4/5 all other wheels: engines, Open MPI, models, tools", *PIP, "--no-build-isolation", "-e", ".[all]")
     built = build_horovod()
-    STAMP.write_text(json.dumps({"key": now, "python": python, "root": str(ROOT), "horovod": built}))
+    whole = STAMP.with_suffix(".part")
+    whole.write_text(json.dumps({"key": now, "python": python, "root": str(ROOT), "horovod": built}))
+    whole.replace(STAMP)
     return built
 
 
@@ -150,9 +176,13 @@ def main() -> int:
     os.environ.pop("PYTHONPATH", None)  # a package from elsewhere must not stand in for a pinned one
     began = time.monotonic()
     try:
-        built = set_up(horovod_again=asked.horovod)
+        with alone():
+            built = set_up(horovod_again=asked.horovod)
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, a folder that may not be written to
+        print(f"\nthe set-up stopped: {error}\nput that right, then make again: it goes on", file=sys.stderr)
         return 1
     if time.monotonic() - began > 5:
         print(f"set-up done in {time.monotonic() - began:.0f} s", flush=True)

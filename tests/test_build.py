@@ -1,6 +1,7 @@
 """How Horovod is built: source and mends, tools, plan, the kept wheel, and what horovodrun does with it."""
 
 import dataclasses
+import errno
 import os
 import shutil
 import stat
@@ -9,6 +10,7 @@ import sys
 from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -218,6 +220,62 @@ def test_a_damaged_kept_wheel_is_built_again(kept, tmp_path):
     made, file = kept
     file.write_bytes(b"half")
     assert wheel.cached(made, tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", '{"wheel": "horo', "[]", "{}", '{"wheel": null, "sha256": null}'])
+def test_a_wheel_whose_facts_were_cut_short_is_built_again(kept, tmp_path, text):
+    made, file = kept
+    file.with_name("build.json").write_text(text)
+    assert wheel.cached(made, tmp_path) is None
+
+
+def test_the_cache_may_be_named_from_the_home(monkeypatch):
+    monkeypatch.setenv("RINGZERO_CACHE", "~/elsewhere")
+    assert wheel.cache_root() == Path.home() / "elsewhere"
+
+
+@pytest.fixture
+def compiles(tmp_path, monkeypatch) -> Path:
+    """A folder for the cache; fetching does nothing, and compiling leaves a wheel at once."""
+    monkeypatch.setattr(source, "archive", lambda cache: cache)
+    monkeypatch.setattr(source, "unpack", lambda file, folder: (folder / "horovod-0-any.whl").write_bytes(b"new"))
+    monkeypatch.setattr(subprocess, "run", lambda *words, **how: SimpleNamespace(returncode=0, stdout="-", stderr=""))
+    return tmp_path / "cache"
+
+
+def test_two_checkouts_write_the_same_wheel_each_its_own_way(compiles, monkeypatch):
+    made, seen = plan(), []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda part, file: seen.append((part, file)) or replace(part, file))
+    for _ in range(2):
+        assert wheel.build(made, compiles, lambda step: None) == wheel.cached(made, compiles)
+    assert [file.name for _, file in seen] == ["horovod-0-any.whl", "build.json"] * 2
+    assert len({part for part, _ in seen}) == 4
+    assert not list(compiles.rglob("*.part"))
+
+
+def test_a_cache_that_takes_nothing_is_named_with_what_to_type(compiles):
+    compiles.write_text("a file where a folder should be: nobody may write below it, root neither")
+    with pytest.raises(BuildError, match=r"export RINGZERO_CACHE=") as error:
+        wheel.build(plan(), compiles, lambda step: None)
+    assert str(compiles) in str(error.value)
+
+
+def test_a_full_disk_leaves_the_wheel_that_was_there(compiles, monkeypatch):
+    made = plan()
+    file = wheel.build(made, compiles, lambda step: None)
+    write = Path.write_bytes
+
+    def full(part: Path, content: bytes) -> None:
+        write(part, content[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(source, "unpack", lambda file, folder: write(folder / "horovod-0-any.whl", b"newer"))
+    with pytest.raises(BuildError, match="No space left on device"):
+        wheel.build(made, compiles, lambda step: None)
+    assert wheel.cached(made, compiles) == file
+    assert not list(compiles.rglob("*.part"))
 
 
 def test_a_compiler_error_is_shown_with_its_log(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The house in order: pins, packages, imports, the README's tree and commands, the Makefile and the set-up."""
 
 import ast
+import errno
 import importlib.metadata
 import importlib.util
 import json
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -343,6 +345,39 @@ def test_a_second_set_up_runs_nothing(setup, monkeypatch, capsys):
         constraints.write("another==1.0\n")
     assert setup.main() == 0
     assert ran == ["2/5", "3/5", "4/5", "horovod"]
+
+
+@pytest.mark.parametrize("text", ["", '{"key": "12', "[]", "null"])
+def test_a_stamp_that_was_cut_short_is_none(setup, text):
+    setup.STAMP.write_text(text)
+    assert setup.stamp() == {}
+
+
+def test_two_set_ups_of_one_folder_take_turns(setup, child, monkeypatch, capfd):
+    """The other one holds the folder and leaves a stamp: there is nothing left to do."""
+    other = (
+        "import fcntl, os, pathlib, sys, time; f = os.open(sys.argv[1], os.O_RDONLY); fcntl.flock(f, fcntl.LOCK_EX)\n"
+        "pathlib.Path(sys.argv[1], 'held').touch(); time.sleep(1); pathlib.Path(sys.argv[2]).write_text(sys.argv[3])"
+    )
+    stamp = json.dumps({"key": setup.key(), "python": sys.version, "root": str(setup.ROOT), "horovod": "0"})
+    child(sys.executable, "-c", other, str(setup.ROOT), str(setup.STAMP), stamp)
+    while not (setup.ROOT / "held").exists():
+        time.sleep(0.01)
+    monkeypatch.setattr(sys, "argv", ["setup.py"])
+    assert setup.main() == 0
+    first, second = capfd.readouterr().out.splitlines()
+    assert first == "another make is setting up this folder; waiting for it"
+    assert "is current" in second
+
+
+def test_a_set_up_without_room_says_so(setup, monkeypatch, capsys):
+    def full(**asked: bool) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(setup, "set_up", full)
+    monkeypatch.setattr(sys, "argv", ["setup.py"])
+    assert setup.main() == 1
+    assert "No space left on device" in capsys.readouterr().err
 
 
 def test_horovod_alone_is_tried_again_and_missed(setup, monkeypatch):

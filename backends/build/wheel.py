@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,24 +17,35 @@ Step = Callable[[str], None]  # told the name of each step as it begins
 
 def cache_root() -> Path:
     """Where wheels and archives are kept: $RINGZERO_CACHE, else ~/.cache/ringzero."""
-    return Path(os.environ.get("RINGZERO_CACHE") or Path.home() / ".cache" / "ringzero")
+    return Path(os.environ.get("RINGZERO_CACHE") or "~/.cache/ringzero").expanduser()
 
 
 def cached(plan: Plan, cache: Path) -> Path | None:
     """The wheel of this plan in `cache`; None where there is none or it is not what was written there."""
     told = cache / "wheels" / plan.key / "build.json"
-    if not told.exists():
+    try:
+        facts = json.loads(told.read_text())
+        wheel = told.parent / str(facts["wheel"])
+        return wheel if source.sha256(wheel) == facts["sha256"] else None
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or cut short: it is built again
         return None
-    facts = json.loads(told.read_text())
-    wheel = told.parent / facts["wheel"]
-    return wheel if wheel.exists() and source.sha256(wheel) == facts["sha256"] else None
 
 
 def build(plan: Plan, cache: Path, step: Step) -> Path:
     """Compile Horovod and keep the wheel in `cache`; beside it what it depends on (build.json) and the compiler's log.
 
-    Raises BuildError with the first errors and the log's path.
+    Raises BuildError with the first errors and the log's path, or with why `cache` can't be written to.
     """
+    try:
+        return _built(plan, cache, step)
+    except OSError as error:
+        raise BuildError(
+            f"Horovod can't be built: {error}\n  its source, log and wheel are kept under {cache}; for another folder\n"
+            "  type: export RINGZERO_CACHE=/path/to/a/folder with room, that you may write to; then: make horovod"
+        ) from error
+
+
+def _built(plan: Plan, cache: Path, step: Step) -> Path:
     step(f"source: Horovod {source.VERSION}, SHA-256 {source.SHA256[:12]}...")
     archive = source.archive(cache)
     folder = cache / "wheels" / plan.key
@@ -70,9 +82,9 @@ def build(plan: Plan, cache: Path, step: Step) -> Path:
             raise BuildError(f"the compiler stopped; the whole log: {log}\n{_errors(log)}")
         made = next(Path(scratch).glob("horovod-*.whl"))
         wheel = folder / made.name
-        _move(made, wheel)
+        _put(wheel, made.read_bytes())
     facts = {"wheel": wheel.name, "sha256": source.sha256(wheel), **plan.facts}
-    (folder / "build.json").write_text(json.dumps(facts, indent=1) + "\n")
+    _put(folder / "build.json", f"{json.dumps(facts, indent=1)}\n".encode())
     return wheel
 
 
@@ -95,11 +107,14 @@ def install(wheel: Path) -> None:
         raise BuildError(f"pip could not install {wheel}:\n{source.pip_says(run.stderr)}")
 
 
-def _move(made: Path, wheel: Path) -> None:
-    """Across file systems, whole or not at all."""
-    part = wheel.with_suffix(".part")
-    part.write_bytes(made.read_bytes())
-    part.replace(wheel)
+def _put(file: Path, content: bytes) -> None:
+    """Whole or not at all, whoever writes the same file: checkouts share the folder, and homes are shared by hosts."""
+    part = file.with_name(f"{file.name}.{uuid.uuid4().hex[:12]}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _errors(log: Path) -> str:
