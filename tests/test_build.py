@@ -146,12 +146,40 @@ def test_root_hears_of_mpirun(monkeypatch):
 def test_the_key_follows_everything_the_wheel_depends_on(monkeypatch):
     first = plan()
     assert first.key == plan().key
-    for fact in first.facts:
-        assert dataclasses.replace(first, facts={**first.facts, fact: "another"}).key != first.key
     monkeypatch.setattr(torch, "__version__", "2.99.0")
     assert plan().key != first.key
     monkeypatch.setattr(planning, "MENDS", mends.MENDS[1:])
     assert plan().facts["mends"] != first.facts["mends"]
+
+
+ANOTHER = {
+    "Horovod": ("VERSION", "0.99"),
+    "archive": ("SHA256", "0" * 64),
+    "mends": ("MENDS", mends.MENDS[1:]),
+    "torch": ("torch.__version__", "2.99.0"),
+    "Python": ("sys", SimpleNamespace(implementation=SimpleNamespace(cache_tag="cpython-399"))),
+    "platform": ("sysconfig.get_platform", lambda: "linux-another"),
+    "C library": ("platform.libc_ver", lambda: ("glibc", "9.9")),
+    "CPU": ("_cpu_flags", lambda: {"avx"}),
+    "Open MPI": ("_first_line", lambda program, *words: "mpirun (Open MPI) 9.9"),
+    "CUDA": ("find_cuda", lambda: planning.Cuda({"HOROVOD_GPU_OPERATIONS": "NCCL"})),
+}
+
+
+@pytest.mark.parametrize("what", ANOTHER)
+def test_another_machine_or_version_is_another_wheel(what, monkeypatch):
+    monkeypatch.setattr(planning, "_cpu_flags", lambda: {"avx", "fma", "another"})
+    first = plan()
+    name, value = ANOTHER[what]
+    monkeypatch.setattr(f"backends.build.plan.{name}", value)
+    assert plan().key != first.key
+
+
+def test_a_cpu_flag_that_horovod_has_no_use_for_changes_nothing(monkeypatch):
+    monkeypatch.setattr(planning, "_cpu_flags", lambda: {"avx"})
+    first = plan()
+    monkeypatch.setattr(planning, "_cpu_flags", lambda: {"avx", "another"})
+    assert plan().key == first.key
 
 
 @pytest.fixture
