@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -50,21 +50,54 @@ def comes_with_cuda(name: str) -> bool:
     return plain.startswith(("nvidia-", "cuda-", "triton")) and plain != "nvidia-ml-py"  # that one we ask for ourselves
 
 
+def listed() -> list[Path]:
+    """The files that git knows or would add; where there is no git, or no repository, all that a set-up or a run did not make."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        said = ""
+    return [ROOT / name for name in said.split("\0") if name] or walked(ROOT)
+
+
+def walked(root: Path) -> list[Path]:
+    """What .gitignore leaves, near enough: no folder of tools, nothing built, no runs of one's own."""
+    made = re.compile(r"(build|dist|checkpoints)/|results/(?!README\.md$|reference/)")
+    found: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name == ".ci" or not re.match(r"\.|__pycache__$|.*\.egg-info$", name)]
+        found += [Path(folder, name) for name in names]
+    return [file for file in found if not made.match(file.relative_to(root).as_posix())]
+
+
+def in_folders(files: Iterable[Path]) -> set[str]:
+    """Those of the project's own folders: what else lies in somebody's checkout is theirs."""
+    names = {str(file.relative_to(ROOT)) for file in files if file.is_file()}
+    return {
+        name
+        for name in names
+        if name.startswith(tuple(f"{top}/" for top in (*TOPS, ".ci", "docs", "results", "tests")))
+    }
+
+
 def text_files() -> Iterator[tuple[Path, str]]:
     """Every text file of the repository but this one, which has to name what it forbids."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\0")
-    for file in (ROOT / name for name in listed if name):
+    for file in listed():
         if file.is_file() and file != Path(__file__).resolve():
             try:
                 yield file, file.read_text(encoding="utf-8")
             except UnicodeDecodeError:  # a picture, or weights
                 continue
+
+
+def test_without_git_the_same_files_are_found(monkeypatch):
+    """In an archive that was unpacked, or where git does not trust who owns the folder."""
+    known = in_folders(listed())
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = listed()
+    assert in_folders(found) == known
+    assert ROOT / "Makefile" in found
+    assert not [file for file in found if {".venv", ".git"} & {*file.parts}]
 
 
 # --- versions
@@ -141,6 +174,30 @@ def test_the_listed_packages_are_those_that_exist():
     exist = {".".join(file.parent.relative_to(ROOT).parts) for file in SOURCES}
     assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == sorted(exist)
     assert [name for name in sorted(exist) if not (ROOT / name.replace(".", "/") / "__init__.py").exists()] == []
+
+
+def test_every_file_of_a_package_is_installed_with_it():
+    """Data lies in the folder of a package, or below one that is none, and its patterns name it."""
+    packages = PYPROJECT["tool"]["setuptools"]["packages"]
+    kept = {
+        file
+        for package, patterns in PYPROJECT["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for file in (ROOT / package.replace(".", "/")).glob(pattern)
+        if package in packages
+    }
+    data = {file for file in listed() if file.relative_to(ROOT).parts[0] in TOPS and file.suffix != ".py"}
+    assert data
+    assert sorted(data - kept) == []
+
+
+def test_a_source_archive_holds_what_make_needs(tmp_path):
+    """setuptools' own list of what it would pack."""
+    command = [sys.executable, "-c", "import setuptools; setuptools.setup()", "-q", "egg_info", "--egg-base", tmp_path]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    packed = set((tmp_path / "ringzero.egg-info" / "SOURCES.txt").read_text().splitlines())
+    wanted = in_folders(listed()) | {"Makefile", "constraints.txt", "tox.ini", "pyproject.toml", "LICENSE", "README.md"}
+    assert sorted(wanted - packed) == []
 
 
 def imports(file: Path) -> set[str]:
