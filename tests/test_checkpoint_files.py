@@ -29,6 +29,7 @@ from bench.restart import Start
 from tests.parity.cases import Quiet
 from tests.parity.exchange import Net, batches
 
+ROOT = Path(__file__).resolve().parents[1]
 EVERY = 2
 
 
@@ -154,25 +155,51 @@ def test_a_folder_belongs_to_one_training_at_a_time(tmp_path):
     restart.pick(config(tmp_path), goes_on=True)  # gone with its process
 
 
+# One process that has loaded torch, and no threads: for each line it reads a copy of it writes, until it is killed.
+WRITERS = """
+import os, sys
+from pathlib import Path
+from bench import checkpoints
+from tests.test_checkpoint_files import write
+folder = Path(sys.argv[1])
+for line in sys.stdin:
+    if not (pid := os.fork()):
+        for step in range(int(line), int(line) + 999):
+            write(folder, step, ranks=1)
+            checkpoints.prune(folder, 2)
+        os._exit(0)
+    print(pid, flush=True)
+    os.waitpid(pid, 0)
+    print("ended", flush=True)
+"""
+
+
+def newer(folder: Path, step: int) -> list[Path]:
+    """The checkpoints that are there of `step` and later ones."""
+    return [path for path in checkpoints.found(folder) if path.name >= f"step_{step:08}"]
+
+
 def test_a_kill_at_any_moment_of_writing_leaves_no_half_checkpoint(tmp_path):
     draw = random.Random(seed := time.time_ns() % 10**6)
     print(f"seed {seed}")
     complete = 0
-    for start in range(12):
-        pid = os.fork()
-        if not pid:
-            for step in range(1, 1000):
-                write(tmp_path, 1000 * start + step, ranks=1)
-                checkpoints.prune(tmp_path, 2)
-            os._exit(0)
-        time.sleep(draw.uniform(0, 0.05))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        there = checkpoints.found(tmp_path)
-        for path in there:
-            checkpoints.check(path)
-        complete += len(there)
-    assert complete > 6  # most starts came far enough
+    words = [sys.executable, "-c", WRITERS, str(tmp_path)]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writers:
+        assert writers.stdin is not None
+        assert writers.stdout is not None
+        for first in range(1000, 13_000, 1000):
+            print(first, file=writers.stdin, flush=True)
+            pid = int(writers.stdout.readline())
+            while not newer(tmp_path, first):  # however slow the disk; the test's own limit ends it
+                time.sleep(0.001)
+            time.sleep(draw.uniform(0, 0.05))
+            os.kill(pid, signal.SIGKILL)
+            assert writers.stdout.readline() == "ended\n"
+            for path in checkpoints.found(tmp_path):
+                checkpoints.check(path)
+            complete += bool(newer(tmp_path, first))
+        writers.stdin.close()
+    assert complete == 12  # none lost what it had
 
 
 @pytest.fixture
