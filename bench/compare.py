@@ -14,15 +14,16 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from backends.build import installed
 from bench import comparison as kept
-from bench import launch, launchers, lock, matrix
+from bench import gpus, launch, launchers, lock, matrix
 from bench import resume as resuming
 from bench.announce import good, show_end, show_plan, verdict_of
 from bench.comparison import Comparison, ComparisonError
 from bench.config import ConfigError, RunConfig
 from bench.hosts import spread
 from bench.hosts.asked import Where
-from bench.hosts.description import evenly, write
+from bench.hosts.description import Host, evenly, write
 from bench.hosts.ready import ready
 from bench.launch import LIMIT_S
 from bench.launchers import LaunchFailed
@@ -62,13 +63,44 @@ class Compare:
 
 
 def available(plan: Sequence[Cell]) -> tuple[list[Cell], dict[str, str]]:
-    """The runs whose engine is installed, and why others are not. Raises LaunchFailed where `single` is not."""
-    missing = {cell.label: why for cell in plan if (why := launchers.unavailable(cell.config))}
+    """The runs whose engine can take part, and why others can't. Raises LaunchFailed where `single` can't."""
+    engines = {cell.label: cell.config for cell in plan}
+    missing = {
+        label: why
+        for label, config in engines.items()
+        if (why := launchers.unavailable(config) or without_nccl(config))
+    }
     if REFERENCE in missing:
         raise LaunchFailed(
             f"{REFERENCE}, the run that all others are verified against, can't run here: {missing[REFERENCE]}"
         )
     return [cell for cell in plan if cell.label not in missing], missing
+
+
+def without_nccl(config: RunConfig) -> str | None:
+    """Why Horovod is no engine for GPUs as it is built here; None where it is, and for all else."""
+    if (config.engine.backend, config.engine.device) != ("horovod", "cuda"):
+        return None
+    found, why = installed.probe()
+    if found is None or found.nccl:
+        return why or None
+    return "this comparison is on GPUs, and it was built without NCCL; where CUDA and NCCL are, type: make horovod"
+
+
+def placed(chosen: Matrix, hosts: Sequence[Host] | None) -> tuple[Matrix, str | None]:
+    """The matrix with one device for all its runs, and what to say of it; hosts are taken to have the GPUs of this one.
+
+    Raises HostsError for ranks that the hosts have no room for.
+    """
+    most = max(max(host.slots for host in evenly(hosts, ranks)) if hosts else ranks for ranks in chosen.ranks)
+    there = gpus.visible()
+    made = chosen.on_one_device(there, most)
+    if made is chosen:
+        return chosen, None
+    counted = f"{there} GPU{'s' * (there > 1)} here, at most {most} rank{'s' * (most > 1)} on a host"
+    if there >= most:
+        return made, f"every run is on GPUs: {counted}"
+    return made, f"every run is on the CPU: {counted}; for GPUs leave the larger rank counts out of the matrix"
 
 
 def compare(
@@ -152,11 +184,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = dataclasses.replace(chosen, repeats=asked.repeats)
     seed = secrets.randbelow(10**6) if asked.seed is None else asked.seed
     hosts = asked.where.find()
+    chosen, device = placed(chosen, hosts)
     plan, missing = available(chosen.plan(seed))
     if hosts is not None:
         for cell in plan:
             evenly(hosts, cell.ranks)  # raises for a run that does not fit, before hours are spent
     show_plan(console, chosen, plan, missing, seed)
+    if device:
+        console.print(Text(f"  {device}", "dim"), soft_wrap=True)
     if asked.dry_run:
         for cell in plan:
             console.print(started(cell, asked.where), soft_wrap=True, style="dim", markup=False)

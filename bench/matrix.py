@@ -117,6 +117,18 @@ class Matrix:
         except ConfigError as error:
             raise MatrixError(f"{self.name}: {error}") from error
 
+    def on_one_device(self, gpus: int, needed: int) -> "Matrix":
+        """Every run on GPUs where there are enough for the largest, else every run on the CPU.
+
+        Left to each run, those of few ranks would take GPUs and be held against those of many on the CPU. A device that
+        the matrix names stays; without any GPU there is nothing to decide.
+        """
+        asked = self.config.get("engine", {})
+        if not gpus or asked.get("device", "auto") != "auto":
+            return self
+        device = "cuda" if gpus >= needed else "cpu"
+        return dataclasses.replace(self, config={**self.config, "engine": {**asked, "device": device}})
+
     def cells(self) -> list[Cell]:
         """Every run, round by round in the matrix's own order; each experiment has its own `single`, on one rank."""
         made = []

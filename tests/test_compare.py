@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from backends.build.installed import Installed
 from bench import announce, comparison, launch, launchers
 from bench import compare as comparing
 from bench.__main__ import main
@@ -163,6 +164,31 @@ def test_the_command_shows_plan_table_figure_and_how_to_do_it_again(tmp_path: Pa
     assert len(list(tmp_path.glob("*_small.png"))) == len(list(tmp_path.glob("*_small.svg"))) == 1
     page = next(tmp_path.glob("*_small.html")).read_text()
     assert "Engines compared" in page
+
+
+@pytest.mark.parametrize(("count", "device", "said"), [(1, "cpu", "every run is on the CPU: 1 GPU here, at most 2 ranks"),
+                                                       (2, "cuda", "every run is on GPUs: 2 GPUs here")])  # fmt: skip
+def test_a_comparison_is_on_one_device_and_says_on_which(count, device, said, command, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("bench.gpus.visible", lambda: count)
+    assert command("--dry-run")[0] == 0
+    text = capsys.readouterr().out
+    assert said in text
+    assert text.count(f"--device {device}") == 2
+
+
+def test_horovod_without_nccl_is_left_out_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def built(nccl: bool) -> Installed:
+        return Installed(version="0.28.1", torch="2.13.0", gloo=True, mpi=True, nccl=nccl, cuda=nccl)
+
+    chosen = Matrix(name="m", engines=["single", "horovod"], ranks=[1, 2])
+    monkeypatch.setattr(launchers, "unavailable", lambda config: None)
+    monkeypatch.setattr("backends.build.installed.probe", lambda: (built(nccl=False), ""))
+    assert comparing.available(chosen.plan(1))[1] == {}
+    left, missing = comparing.available(chosen.on_one_device(2, 2).plan(1))
+    assert {cell.label for cell in left} == {"single"}
+    assert "built without NCCL" in missing["horovod"]
+    monkeypatch.setattr("backends.build.installed.probe", lambda: (built(nccl=True), ""))
+    assert comparing.available(chosen.on_one_device(2, 2).plan(1))[1] == {}
 
 
 def test_the_exit_code_says_whether_all_is_verified(command) -> None:

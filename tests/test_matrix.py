@@ -28,6 +28,26 @@ def test_quick_is_every_engine_and_stays_small() -> None:
     assert {cell.config.experiment_id() for cell in cells} == {cells[0].config.experiment_id()}
 
 
+@pytest.mark.parametrize(
+    ("gpus", "named", "device"),
+    [
+        (0, "auto", "auto"),
+        (1, "auto", "cpu"),
+        (2, "auto", "cuda"),
+        (8, "auto", "cuda"),
+        (1, "cuda", "cuda"),
+        (8, "cpu", "cpu"),
+    ],
+)
+def test_all_runs_are_on_one_device(gpus: int, named: str, device: str) -> None:
+    """With one GPU for two ranks each run would choose for itself: `single` CUDA, the others the CPU."""
+    asked = {"engine": {"device": named, "bucket_mb": 1.0}, "training": {"steps": 3}}
+    chosen = Matrix(name="m", engines=["single", "ddp"], ranks=[1, 2], config=asked).on_one_device(gpus, 2)
+    assert {cell.config.engine.device for cell in chosen.cells()} == {device}
+    assert all(cell.config.engine.bucket_mb == 1 and cell.config.training.steps == 3 for cell in chosen.cells())
+    assert Matrix(**chosen.to_dict()).config == chosen.config  # a comparison that goes on stays there
+
+
 @pytest.mark.parametrize("name", matrix.names())
 def test_every_matrix_of_the_project_can_be_read(name: str) -> None:
     assert matrix.read(name).cells()
