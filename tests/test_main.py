@@ -166,7 +166,11 @@ def test_data_draws_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_launch_that_is_ended_keeps_its_record(number: signal.Signals, tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "bench", "launch", "--backend", "single", "--results", str(tmp_path)]
-    child = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    ours = signal.signal(number, signal.SIG_DFL)  # the suite may run under nohup, and what is ignored is inherited
+    try:
+        child = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(number, ours)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(f"{launch.INCOMING}/*/log")):
         assert child.poll() is None
