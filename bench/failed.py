@@ -162,9 +162,7 @@ def _ending(end: End, log: Path, told: dict[str, Any] | None, host: dict[str, An
     """`told`: what the run itself said of its failure; where it was then is kept. `host`: the one that failed first."""
     lines = _lines(log)
     said = [line.partition(SPEAKS)[2] for line in lines if SPEAKS in line]
-    reason = end.reason or (
-        said[-1] if said else None
-    )  # what a rank refused to do is better than how its launcher ended
+    reason = end.reason or (said[-1] if said else None)  # it says more than how the launcher ended
     first = f"{end.message}: {reason}" if reason else end.message
     place = {key: (told or {}).get(key) for key in ("rank", "step", "phase", "traceback")}
     if host:

@@ -33,9 +33,7 @@ class Step:
     """What one optimizer step gave: the parts of this rank's loss in each micro-batch, and what the engine says of it."""
 
     number: int
-    parts: (
-        list[dict[str, float]] | list[dict[str, Tensor]]
-    )  # tensors on a GPU until `settle`: a number would wait for it
+    parts: list[dict[str, float]] | list[dict[str, Tensor]]  # tensors on a GPU until `settle`: numbers would wait
     info: StepInfo
 
     def settle(self) -> None:
@@ -101,9 +99,7 @@ def train(
         done.append(step)
         after_update(step)
         clock.end_step()
-        if (
-            not on_host and len(done) % LOOK_EVERY == 0
-        ):  # so tensors don't pile up, and a NaN is not trained on for long
+        if not on_host and len(done) % LOOK_EVERY == 0:  # tensors don't pile up, and a NaN is not trained on for long
             clock.finish()  # what was timed so far is there, should a loss be none
             settle(done[-LOOK_EVERY:])
         elif on_host and not all(math.isfinite(part["total"]) for part in parts):  # a sum: none where a part is none

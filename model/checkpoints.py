@@ -26,13 +26,8 @@ if TYPE_CHECKING:  # AnomalyGPT imports this file
 IMAGEBIND, PANDAGPT, ANOMALYGPT = "imagebind_huge.pth", "pandagpt_7b.pt", "anomalygpt.pt"
 TRAINED = ("image_decoder.", "prompt_learner.")
 MADE_WITH = "ringzero"  # beside the values: which model they are of
-SET_BY_RUN = (
-    "llm_dropout",
-    "llm_layer_norm",
-    "llm_batch_norm",
-    "bank_shots",
-    "bank_rotations",
-)  # others than the preset's
+# Fields of the config that a run may set otherwise than its preset.
+SET_BY_RUN = ("llm_dropout", "llm_layer_norm", "llm_batch_norm", "bank_shots", "bank_rotations")
 HALF_MAX = torch.finfo(torch.float16).max
 
 # Our name -> ImageBind's key. A fused matrix holds query, key and value one under the other.

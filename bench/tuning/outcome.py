@@ -116,10 +116,10 @@ def _outcome(
     facts: Mapping[str, Any],
     sides: Mapping[str, Sequence[Record]],
     verdicts: Mapping[str, Verdict | None],
-    found: Pair | str,
+    compared: Pair | str,
 ) -> Outcome:
-    """`found`: both sides compared, or why they are not."""
-    pair, why = (None, found) if isinstance(found, str) else (found, "")
+    """`compared`: both sides, or why they are not."""
+    pair, why = (None, compared) if isinstance(compared, str) else (compared, "")
     if not facts["trials"]:
         why = "no trial was taken"
     elif facts["winner"] is None:
@@ -129,9 +129,9 @@ def _outcome(
     elif facts["winner"] == 0:
         why = "no setting was faster than the controlled one"
     apart = [
-        apart_by
+        found
         for one, other in zip(sides["tuned"], sides["controlled"], strict=True)
-        if (apart_by := loss_difference(one, other)) is not None
+        if (found := loss_difference(one, other)) is not None
     ]
     return Outcome(
         **facts,

@@ -19,10 +19,7 @@ from bench.report.load import read as read_record
 
 Record = Mapping[str, Any]
 COLLECTIVES = ".collectives.json"
-WHOLE = (
-    "gloo",
-    "deepspeed",
-)  # libraries whose reduce-scatter is an all-reduce of which a rank keeps its part (bench/wire.py)
+WHOLE = ("gloo", "deepspeed")  # their reduce-scatter is an all-reduce of which a rank keeps its part (bench/wire.py)
 
 
 @dataclass(frozen=True)
