@@ -64,6 +64,7 @@ def test_a_run_that_went_on_is_not_pooled_with_a_whole_one() -> None:
     first, second = groups([SINGLE, whole, rest])
     assert [len(row.files) for row in (*first.rows, *second.rows)] == [1, 1, 1]
     assert "begun after step 6" in table.title(second)
+    assert "begun at the first step" in table.title(first)
     single = made.record("single", repeat=1)
     single |= {"resumed": {"step": 6}, "ranks": [rank | {"step_s": rank["step_s"][6:]} for rank in single["ranks"]]}
     assert [row.vs_single for group in groups([SINGLE, single, whole]) for row in group.rows if row.label == "ring"]

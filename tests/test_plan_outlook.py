@@ -128,3 +128,15 @@ def test_the_picture_is_drawn(capsys, tmp_path):
     assert "zero-3" in drawn
     assert main(["plan", *GPT, "--gpus", "8", "--plot", str(file)]) == 2
     assert "two or more" in capsys.readouterr().err
+
+
+def test_a_terminal_of_80_columns_cuts_nothing_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["plan", "--preset", "7b", "--gpus", "8", "--hardware", "a100-80g"]) == 0
+    shown = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert max(map(len, shown.splitlines()[:24])) <= 80
+    for heading in ("gather", "host", "exchange", "J/sample"):
+        assert heading in shown

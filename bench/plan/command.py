@@ -115,11 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     constants, limits = chosen(asked.constants, asked.hardware), None if asked.budget is None else budget(asked.budget)
     made = rows(network, setups, machine, headroom=asked.headroom, step=asker(constants, asked.price_per_hour))
     console = Console(highlight=False)
-    console.print(table(made, MEMORY, titled(network, machine, asked)))
+    console.print(table(made, MEMORY, titled(network, machine, asked), console.width))
     for row in made:
         if not row.fits:
             console.print(f"{row.setup.engine} on {row.setup.ranks} does not fit; what would: {advice(row)}")
-    console.print(table(made, TIME, "time of a step"))
+    console.print(table(made, TIME, "time of a step", console.width))
     for line in outlook.lines(made, constants, limits, asked.price_per_hour):
         console.print(line, soft_wrap=True)
     if asked.plot:

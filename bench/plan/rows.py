@@ -3,11 +3,12 @@
 What is known of a step's time joins here: `step`, given to `rows`, is asked once a row, and a column may read what it returned.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rich import box
+from rich.console import Group as Lines
 from rich.table import Table
 
 from bench.plan.machines.machine import GIB, Machine
@@ -94,15 +95,29 @@ MEMORY = [
 ADVICE = [Column("so that it fits", advice, right=False)]
 
 
-def table(made: Iterable[Row], columns: Iterable[Column], title: str) -> Table:
-    """For a terminal."""
+def table(made: Iterable[Row], columns: Iterable[Column], title: str, width: int) -> Lines:
+    """For a terminal so many characters wide: columns that don't fit stand below, behind the first two again."""
+    rows, shown = list(made), list(columns)
+    parts = [shown[:2]]
+    for column in shown[2:]:
+        if sum(_width(each, rows) for each in (*parts[-1], column)) > width:
+            parts.append(shown[:2])
+        parts[-1].append(column)
+    return Lines(*(_table(rows, part, "" if number else title) for number, part in enumerate(parts)))
+
+
+def _width(column: Column, rows: Sequence[Row]) -> int:
+    return max(map(len, (column.title, *map(column.cell, rows)))) + 2
+
+
+def _table(rows: Iterable[Row], columns: Iterable[Column], title: str) -> Table:
     drawn, shown = (
         Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)),
         list(columns),
     )
     for column in shown:
-        drawn.add_column(column.title, justify="right" if column.right else "left")
-    for row in made:
+        drawn.add_column(column.title, justify="right" if column.right else "left", no_wrap=True)
+    for row in rows:
         drawn.add_row(*(column.cell(row) for column in shown))
     return drawn
 

@@ -42,9 +42,10 @@ KNOWN: dict[str, tuple[Callable[[Record], Any], str]] = {
     "bucket_mb": (lambda record: float(record["config"]["engine"].get("bucket_mb", 25)), "buckets of {:g} MiB"),
     "transport": (lambda record: record["config"]["engine"].get("transport", "auto"), "ring's transport: {}"),
     "bind": (lambda record: bool(record["config"]["measure"].get("bind", True)), "ranks bound to cores: {}"),
-    "checkpoint_every": (_checkpoints, "a checkpoint every {} steps (0: none)"),
+    "checkpoint_every": (_checkpoints, "a checkpoint every {} steps"),
     "first_step": (first_step, "begun after step {}"),  # a run that went on timed its own steps alone
 }
+NONE = {"checkpoint_every": "no checkpoints", "first_step": "begun at the first step"}  # in words where the value is 0
 Conditions = tuple[tuple[str, Any], ...]
 
 
@@ -55,7 +56,7 @@ def of(record: Record) -> Conditions:
 
 def words(conditions: Conditions) -> list[str]:
     """For a title, one each."""
-    return [KNOWN[name][1].format(value) for name, value in conditions]
+    return [NONE[name] if name in NONE and not value else KNOWN[name][1].format(value) for name, value in conditions]
 
 
 def alike(record: Record, conditions: Conditions) -> bool:
