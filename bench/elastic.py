@@ -9,14 +9,13 @@ from typing import Any
 
 from bench import launch, launchers
 from bench.config import ConfigError, RunConfig
+from bench.failure import PASSING
 from bench.hosts.lost import Build, Place
 from bench.hosts.start import SILENT_S
 from bench.launchers import Command
 from bench.report import load
 from bench.restarts import Restarts
 
-# What another start may not meet again. Not what would come back: a wrong flag, no memory, a full disk, a loss that is no number.
-PASSING = ("peer lost", "interrupted", "time limit", "launcher", "error")
 LOST = ("peer lost", "interrupted")  # a rank is gone, and its place with it as far as anybody here knows
 POLL_S = 1.0  # between two looks at hosts
 
@@ -39,27 +38,33 @@ def run(
     limit_s: float,
     echo: Callable[[str], None],
     build: Build = launchers.command,
-    place: Callable[[], Place] | None = None,
+    place: Callable[[Restarts], Place] | None = None,
 ) -> Path:
     """`bench.launch.run`, again and again where that is asked for; the last record. `limit_s`: seconds of all starts together.
 
     `place` tells after each loss where the next start can be, of hosts of which some may be lost; None: where the first was.
+    It is told how many restarts are left: a launcher over hosts may take them itself.
     """
     restarts.check(config, ranks)
-    begun, at_most = time.monotonic(), 1
+    begun, at_most, number = time.monotonic(), 1, 0
     if build is launchers.command and restarts.by_launcher(config, ranks):  # over hosts each has a torchrun of its own
         build = partial(command, restarts=restarts, build=build)
     elif restarts.elastic:
         at_most += restarts.max_restarts
-    for number in range(1, at_most + 1):
-        left_s = limit_s - (time.monotonic() - begun)
+    while True:
+        left_s, kept = limit_s - (time.monotonic() - begun), _records(config.output.results)
         path = launch.run(config, ranks, limit_s=left_s, echo=echo, build=build)
+        number += max(
+            1, len(_records(config.output.results) - kept)
+        )  # a launcher that starts again leaves one of each start
         record = load.read(path)
         cause = (record["failure"] or {}).get("cause")
-        if cause not in PASSING or number == at_most or time.monotonic() - begun >= limit_s:
+        if cause not in PASSING or number >= at_most or time.monotonic() - begun >= limit_s:
             break
         wait_s = min(restarts.host_wait_s, limit_s - (time.monotonic() - begun))
-        there, fit = again(record, config, ranks, restarts, place or partial(Place, build), wait_s)
+        left = dataclasses.replace(restarts, max_restarts=at_most - number)
+        where = partial(Place, build) if place is None else partial(place, left)
+        there, fit = again(record, config, ranks, restarts, where, wait_s)
         said = f"{cause} ({path.name}){'; no answer from ' if there.lost else ''}{', '.join(there.lost)}"
         if fit is None:
             echo(
@@ -103,3 +108,7 @@ def after(record: dict[str, Any], config: RunConfig, ranks: int, restarts: Resta
             continue
         return fewer
     return ranks if there.most is None or there.most >= ranks else None
+
+
+def _records(results: Path) -> set[Path]:
+    return set(results.glob("*.json"))

@@ -22,6 +22,8 @@ Cause = Literal[
     "error",  # anything else; the message and the traceback tell
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
+# What another start may not meet again. Not what would come back: a wrong flag, no memory, a full disk, a loss that is no number.
+PASSING: tuple[Cause, ...] = ("peer lost", "interrupted", "time limit", "launcher", "error")
 
 # What torch, the C++ runtime, the dynamic linker and CUDA say where memory is refused, in lower case.
 MEMORY_WORDS = (

@@ -49,7 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked.restarts.check(asked.run, ranks)
         where = asked.where
         made = spread.commands(
-            asked.run, hosts, ranks, interface=where.interface, ssh=where.reach(), pdsh=where.pdsh, srun=where.srun
+            asked.run,
+            hosts,
+            ranks,
+            interface=where.interface,
+            ssh=where.reach(),
+            pdsh=where.pdsh,
+            srun=where.srun,
+            restarts=asked.restarts,
         )
         print(spread.shown(made))
         return 0
@@ -60,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     asked.run.micro_batch(ranks)  # before hosts are asked
     there = ready(asked.where, asked.run.output.results, lambda note: print(f"! {note}", file=sys.stderr))
-    build, place = (there.build(), there.place) if there else (launchers.command, None)
+    build, place = (there.build(asked.restarts), there.place) if there else (launchers.command, None)
     path = elastic.run(asked.run, ranks, asked.restarts, limit_s=asked.run_limit_s, echo=echo, build=build, place=place)
     record = load.read(path)
     print(

@@ -8,7 +8,7 @@ from typing import Any
 
 from backends.base import Backend
 from backends.group import RESTARTS
-from bench import checkpoints
+from bench import checkpoints, rejoin
 from bench.checkpoints import CheckpointError, Damaged, Manifest
 from bench.config import SAME_EXPERIMENT, RunConfig
 from bench.exclusive import take
@@ -37,12 +37,12 @@ class Start:
 def choose(backend: Backend, config: RunConfig) -> Start:
     """What every rank begins from, decided by the first one. Collective. Raises CheckpointError on all ranks, before any step.
 
-    A torchrun that starts its ranks again gives them the flags of the first start: they go on all the same.
+    A launcher that starts its ranks again gives them the flags of the first start: they go on all the same.
     """
     asked = config.checkpoints
     if not asked.checkpoint_every and asked.resume == "never":
         return Start()
-    goes_on = asked.resume == "auto" or os.environ.get(RESTARTS, "0") != "0"
+    goes_on = asked.resume == "auto" or os.environ.get(RESTARTS, "0") != "0" or rejoin.goes_on()
     told: tuple[Start | None, str] = (None, "")
     if backend.world.rank == 0:
         try:

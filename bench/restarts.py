@@ -1,9 +1,11 @@
 """Whether ranks that are lost are started again: flags of `ringzero launch`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench import launchers
 from bench.config import ConfigError, RunConfig
+from bench.hosts.description import Host, slots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +37,9 @@ class Restarts:
     def by_launcher(self, config: RunConfig, ranks: int) -> bool:
         """Whether the launcher itself starts the ranks again: torchrun does, but never fewer of them on one host."""
         return self.elastic and launchers.launcher(config, ranks) == "torchrun" and self.min_ranks in (None, ranks)
+
+    def by_driver(self, config: RunConfig, hosts: Sequence[Host], ranks: int) -> bool:
+        """Whether Horovod Elastic moves them: over hosts, where others may take the places. Of one host alone it gives up all."""
+        others = slots(hosts) > ranks or (self.min_ranks or ranks) < ranks
+        elastic = self.elastic and self.max_restarts > 0 and launchers.launcher(config, ranks) == "horovodrun"
+        return elastic and len(hosts) > 1 and others

@@ -19,13 +19,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from backends.world import LaunchError, World
+from bench import rejoin
 from bench.config import ConfigError, RunConfig
 from bench.cores import Cores, apply_threads, settle
 from bench.environment import commit, snapshot
-from bench.failure import Failure, launched, leave_word
+from bench.failure import PASSING, Failure, cause_of, launched, leave_word
 from bench.flags import cut, parse
 from bench.heap import keep_freed
-from bench.watch import EXIT_FAILED, Watch
+from bench.watch import EXIT_AGAIN, EXIT_FAILED, Watch
 
 if TYPE_CHECKING:
     from backends.base import Backend
@@ -53,10 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         world.check_launcher(config.engine.backend)
         config.micro_batch(world.size)
+        if rejoin.keeper():
+            return rejoin.keep(config, world)
     except (LaunchError, ConfigError) as error:
         return refuse(error, first)
     world.publish()
-    watch = Watch(world.rank, world.size, config.measure.limit_s, launched=world.launcher != "python")
+    launched, kept = world.launcher != "python", rejoin.kept()
+    watch = Watch(world.rank, world.size, config.measure.limit_s, launched=launched, again=kept)
     watch.start()  # before torch: its threads inherit which signals are blocked
     cores = settle(world, bind=config.measure.bind)
     try:
@@ -68,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         expected = isinstance(error, (ValueError, RuntimeError)) and not type(error).__module__.startswith("torch")
         text = str(error) if expected else f"{type(error).__name__} before the run began: {error}"
-        return refuse(error, first, text)
+        status = refuse(error, first, text)
+        # what is no value of the user's may be another rank's end
+        return EXIT_AGAIN if kept and cause_of(error) in PASSING and not isinstance(error, ValueError) else status
 
 
 def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
@@ -116,7 +122,7 @@ def run(config: RunConfig, world: World, cores: Cores, watch: Watch) -> int:
         backend.close()
         raise RecordError(problem)
 
-    watch.join(file.workdir, partial(close_record, file, content))
+    watch.join(file.workdir, partial(close_record, file, content, [entry["host"] for entry in everyone]))
     backend.gather(None)
     workload = Workload(config, world.rank, world.size)
     result = measure(backend, workload, config, watch, file.workdir, Keeper(backend, config, watch, start, name))
@@ -193,11 +199,14 @@ def opening(config: RunConfig, world: World, cores: Cores, everyone: Sequence[Ma
     }
 
 
-def close_record(file: "RecordFile", content: dict[str, Any], failure: Failure, measured: Mapping[int, Any]) -> None:
+def close_record(
+    file: "RecordFile", content: dict[str, Any], hosts: Sequence[str], failure: Failure, measured: Mapping[int, Any]
+) -> None:
     """Write the failure and what was measured until then into the record, and say the one message."""
     from bench.record import now, sync
 
-    where = f"rank {failure.rank} of {content['world']['size']}, step {failure.step}, {failure.phase}"
+    on = f"on {hosts[failure.rank]}, " if len(set(hosts)) > 1 else ""
+    where = f"rank {failure.rank} of {content['world']['size']}, {on}step {failure.step}, {failure.phase}"
     said = f"\nbench.run: {content['engine']['label']} failed on {where}: {failure.cause}: {failure.message}"
     path = None
     if file.path.exists():

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.failure import Cause, Failure, cause_of
+from bench.failure import PASSING, Cause, Failure, cause_of
 from bench.sight import Sight
 
 TICK_S = 0.25
@@ -26,6 +26,7 @@ GRACE_S = 3.0  # how long the others wait for the record to be closed before the
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GONE = "its launcher is gone"
 EXIT_FAILED = 1
+EXIT_AGAIN = 75  # what another start may not meet again (sysexits.h: EX_TEMPFAIL)
 
 CloseRecord = Callable[[Failure, Mapping[int, Any]], None]
 
@@ -39,13 +40,15 @@ class Watch:
     """One rank's eyes. `at` is called by the training loop; everything else happens on the thread.
 
     `close_record` writes the failure into the record and says the message; it is called on one rank only. `launched`: a
-    launcher is this process's parent, and its end is the run's.
+    launcher is this process's parent, and its end is the run's. `again`: that parent starts this rank anew where it ends with
+    EXIT_AGAIN.
     """
 
-    def __init__(self, rank: int, size: int, limit_s: float, *, launched: bool) -> None:
+    def __init__(self, rank: int, size: int, limit_s: float, *, launched: bool, again: bool = False) -> None:
         self.rank, self.size = rank, size
         self.sight = Sight(rank, size, limit_s)
         self.parent = os.getppid() if launched else None
+        self.again = again
         self.measured: dict[str, Any] = {}  # what this rank has so far; kept when the run fails
         self.joined = False
         self.pid = os.getpid()
@@ -136,6 +139,7 @@ class Watch:
         if not self._leaving.acquire(blocking=False):
             time.sleep(2 * GRACE_S)  # the other thread of this rank is about to end the process
             return
+        status = EXIT_FAILED
         try:
             self.sight.write("measured", self.measured)
             self.sight.write("failed", asdict(failure))  # of whichever rank: what this one takes for the first cause
@@ -147,6 +151,8 @@ class Watch:
             self.sight.write(
                 "failed", asdict(first)
             )  # for whoever closes the record, should this rank be ended meanwhile
+            if self.again and first.cause in PASSING:
+                status = EXIT_AGAIN
             if self.sight.lowest() and not self.sight.any_wrote("closed"):
                 ranks = {rank: self.sight.read("measured", rank) for rank in range(self.size)}
                 self.close_record(first, ranks)
@@ -156,4 +162,4 @@ class Watch:
                 while time.time() < deadline and not self.sight.any_wrote("closed"):
                     time.sleep(0.05)
         finally:
-            os._exit(EXIT_FAILED)  # collectives, hooks and finalisers would wait for peers that are gone
+            os._exit(status)  # collectives, hooks and finalisers would wait for peers that are gone

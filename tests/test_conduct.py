@@ -206,9 +206,10 @@ def test_a_launcher_that_stays_after_its_ranks_have_failed_is_ended(capfd) -> No
     assert (blamed["host"], blamed["rank"], blamed["cause"]) == ("b", 1, "time limit")
 
 
-def test_a_launcher_that_starts_lost_ranks_again_is_left_alone(capfd) -> None:
+@pytest.mark.parametrize("word", ["--max-restarts=3", "--reset-limit"])
+def test_a_launcher_that_starts_lost_ranks_again_is_left_alone(capfd, word) -> None:
     code = f"import time; print({TOLD!r}, flush=True); time.sleep(2)"
-    assert conduct.run([part("a", code, "--max-restarts=3")], description.parse("a:1,b:1")) is None
+    assert conduct.run([part("a", code, word)], description.parse("a:1,b:1")) is None
 
 
 @pytest.mark.parametrize("beats", [True, False])
@@ -249,6 +250,8 @@ KILLED = (
     ("everyone", "host", "rank", "message"),
     [
         ([Said("a", f"[a] {KILLED}", 1), Said("b", "", 1)], "b", 3, "process 7 was killed by SIGKILL"),
+        # a rank that was given another place names its host
+        ([Said("a", f"[a] {KILLED.replace('4, ', '4, on a, ')}", 1), Said("b", "", 1)], "a", 3, "process 7"),
         (
             [Said("a", "Connection closed by peer", 1), Said("b", "", None)],
             "a",

@@ -11,6 +11,7 @@ import pytest
 from bench import elastic, launch, launchers
 from bench.config import Checkpoints, ConfigError, Engine, Output, RunConfig, Training
 from bench.failed import End
+from bench.hosts.description import parse
 from bench.hosts.lost import Place
 from bench.launchers import Command
 from bench.restarts import Restarts
@@ -78,7 +79,7 @@ def test_with_fewer_where_they_may_and_can_share_the_batch(tmp_path, ends):
 def places(*found: Place) -> Any:
     """What hosts answer, one time after the other; the last one from then on."""
     left = list(found)
-    return lambda: left.pop(0) if len(left) > 1 else left[0]
+    return lambda restarts: left.pop(0) if len(left) > 1 else left[0]
 
 
 def test_a_host_that_is_lost_takes_its_ranks_along_or_another_stands_in(tmp_path, ends, monkeypatch):
@@ -108,6 +109,39 @@ def test_a_lost_host_is_waited_for_until_its_ranks_have_ended_by_themselves(tmp_
 
 def test_no_more_often_than_asked(tmp_path, ends):
     assert len(ends([lost("peer lost")] * 9, 2, config(tmp_path), max_restarts=2)) == 3
+
+
+def test_starts_that_a_launcher_made_itself_count(tmp_path, monkeypatch):
+    """A record is left of each; whoever builds the next start is told how many are left."""
+    told, results = [], tmp_path / "results"
+    results.mkdir()
+
+    def run(config: RunConfig, ranks: int, **more: Any) -> Path:
+        for name in ("earlier", "last"):
+            (results / f"{len(told)}_{name}.json").write_text(json.dumps(lost("peer lost")))
+        return results / f"{len(told)}_last.json"
+
+    def place(left: Restarts) -> Place:
+        told.append(left.max_restarts)
+        return Place(launchers.command)
+
+    monkeypatch.setattr(launch, "run", run)
+    again = Restarts(elastic=True, max_restarts=4)
+    elastic.run(config(results), 2, again, limit_s=60, echo=said.append, build=launchers.command, place=place)
+    assert told == [3, 1]
+
+
+def test_horovod_elastic_moves_ranks_only_where_other_hosts_may_take_them(tmp_path):
+    def by(hosts: str, ranks: int, backend: str = "horovod", **how: Any) -> bool:
+        return Restarts(**({"elastic": True} | how)).by_driver(config(tmp_path, backend), parse(hosts), ranks)
+
+    assert by("a:1,b:1,c:1", 2)
+    assert by("a:2,b:2", 4, min_ranks=2)
+    assert not by("a:2,b:2", 4), "no place is left for a rank of a lost host"
+    assert not by("a:4", 2), "the loss of a rank is that of its host"
+    assert not by("a:1,b:1,c:1", 2, "ring")
+    assert not by("a:1,b:1,c:1", 2, elastic=False)
+    assert not by("a:1,b:1,c:1", 2, max_restarts=0)
 
 
 @pytest.mark.parametrize("cause", ["configuration", "import", "does not fit", "disk", "non-finite"])

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from bench.hosts.description import Host, HostsError, parse
 from bench.hosts.forward import agreed
 from bench.hosts.ssh import BIN, Ssh
 from bench.launchers import Command, LaunchFailed
+from bench.restarts import Restarts
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTS = parse("a:2,b:2")
@@ -95,6 +97,23 @@ def test_horovodrun_and_mpirun_reach_the_hosts_by_our_ssh(backend: str) -> None:
     if backend == "ring":
         assert {"GLOO_SOCKET_IFNAME", "PYTHONPATH", "PATH", "RINGZERO_HOSTS"} <= set(names.split())
         assert command.env["PRTE_MCA_plm_ssh_agent"] == str(BIN / "ssh")
+
+
+def test_an_elastic_horovodrun_gets_to_know_the_hosts_in_their_order(tmp_path: Path) -> None:
+    config = RunConfig(engine=Engine(backend="horovod"), output=Output(results=tmp_path))
+    elastic, ssh = Restarts(elastic=True, max_restarts=2), Ssh("/bin/echo")
+    ((first, command),) = spread.commands(config, parse("a:2,b:2,c:2"), 4, interface="e", ssh=ssh, restarts=elastic)
+    words = shlex.join(command.argv)
+    assert first.name == "a"
+    assert words.startswith("/venv/bin/horovodrun -np 4 --min-np 4 --max-np 4 --host-discovery-script ")
+    assert "--reset-limit 2 --elastic-timeout 13 --gloo --network-interfaces e" in words
+    for path, text in command.files.items():
+        Path(path).write_text(text)
+    script = command.argv[command.argv.index("--host-discovery-script") + 1]
+    said = [subprocess.run(script, shell=True, capture_output=True, text=True).stdout.split() for _ in range(4)]
+    assert said == [["a:2"], ["a:2", "b:2"], ["a:2", "b:2", "c:2"], ["a:2", "b:2", "c:2"]]
+    ((_, plain),) = spread.commands(config, parse("a:2,b:2"), 4, ssh=ssh, restarts=elastic)
+    assert plain.argv[1:5] == ["-np", "4", "-H", "a:2,b:2"], "no place is left: a loss ends it, and it is started again"
 
 
 def test_horovodrun_on_one_host_is_told_of_no_interface() -> None:

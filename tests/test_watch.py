@@ -15,7 +15,7 @@ import pytest
 from bench import watch
 from bench.failure import CAUSES, Failure
 from bench.loop import NonFinite
-from bench.watch import Watch
+from bench.watch import EXIT_AGAIN, Watch
 
 LIMIT_S = 10.0
 
@@ -153,6 +153,18 @@ def test_an_error_after_the_launcher_is_gone_follows_from_that(ranks, monkeypatc
     with pytest.raises(Left):
         one.failed(error)
     assert (closed[0].cause, closed[0].message) == (cause, message)
+
+
+@pytest.mark.usefixtures("leaves")
+@pytest.mark.parametrize(
+    ("error", "status"), [(RuntimeError("lost"), EXIT_AGAIN), (NonFinite("lm is nan"), 1), (MemoryError(), 1)]
+)
+def test_who_starts_a_rank_anew_is_told_where_that_may_help(ranks, error, status):
+    (one,) = ranks(1)
+    one.again = True
+    with pytest.raises(Left) as left:
+        one.failed(error)
+    assert left.value.args == (status,)
 
 
 # --- the thread, in a process of its own

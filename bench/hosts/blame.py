@@ -13,12 +13,13 @@ from bench.hosts.tether import VERDICT
 
 # A rank's own words (bench.run). Other causes may be of one that lost the rank that failed.
 TOLD = re.compile(
-    r"bench\.run: \S+ failed on rank (\d+) of \d+, .*?: "
+    r"bench\.run: \S+ failed on rank (\d+) of \d+, (?:on (\S+), )?.*?: "
     r"(does not fit|peer lost|non-finite|disk|import|time limit): ([^\n]*)"
 )
 # Said where no rank knew a better cause: what started it is gone, or has ended it
 ENDED = re.compile(
-    r"bench\.run: \S+ failed on rank (\d+) of \d+, .*?: (launcher|interrupted): (its launcher is gone|ended by \w+)"
+    r"bench\.run: \S+ failed on rank (\d+) of \d+, (?:on (\S+), )?.*?: "
+    r"(launcher|interrupted): (its launcher is gone|ended by \w+)"
 )
 TORCHRUN = re.compile(r"\(exitcode: -(\d+)\) local_rank: (\d+)")
 DEEPSPEED = re.compile(r"exits with return code = -(\d+)")
@@ -90,7 +91,7 @@ def _named(everyone: Sequence[Said], hosts: Sequence[Host]) -> Iterator[tuple[st
     """(host, rank, cause, message), the surest first."""
     for said in everyone:
         for found in TOLD.finditer(said.text):
-            yield host_of(int(found[1]), hosts).name, int(found[1]), found[2], found[3]
+            yield _where(found, hosts), int(found[1]), found[3], found[4]
     for said in everyone:
         for found in UNREACHED.finditer(said.text):
             yield found[1], None, "launcher", found[2]
@@ -109,7 +110,7 @@ def _named(everyone: Sequence[Said], hosts: Sequence[Host]) -> Iterator[tuple[st
                 yield host_of(rank, hosts).name, rank, "peer lost", _killed(number)
     for said in everyone:
         for found in ENDED.finditer(said.text):
-            yield host_of(int(found[1]), hosts).name, int(found[1]), found[2], found[3]
+            yield _where(found, hosts), int(found[1]), found[3], found[4]
         for found in AGENT.finditer(said.text):
             if host := next((host for host in hosts if host.name == found[1]), None):
                 yield host.name, None, "launcher", "mpirun lost its agent there"
@@ -127,6 +128,12 @@ def _named(everyone: Sequence[Said], hosts: Sequence[Host]) -> Iterator[tuple[st
         for found in FIRST.finditer(said.text):
             if int(found[2]) <= 128:
                 yield host_of(int(found[1]), hosts).name, int(found[1]), "launcher", f"ended with status {found[2]}"
+
+
+def _where(found: re.Match[str], hosts: Sequence[Host]) -> str:
+    """The host that a rank's words name, as the hosts of the run are called; else the one that the rank was given."""
+    named = next((host.name for host in hosts if found[2] in (host.name, host.name.partition(".")[0])), None)
+    return named or host_of(int(found[1]), hosts).name
 
 
 def _killed(number: int) -> str:

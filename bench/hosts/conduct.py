@@ -38,7 +38,7 @@ STOPPED_S = 4.5  # the same where this process was told to stop: `processes.end`
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PIECE = 1 << 20  # bytes of output that are read at once
 RANK_FAILED = " failed on rank "  # in the one message of a run that a rank has ended (bench.run)
-RESTARTS = "--max-restarts"  # of a launcher that starts lost ranks again: that message is no end there
+RESTARTS = ("--max-restarts", "--reset-limit")  # of launchers that start lost ranks again: that message is no end there
 SAID = 20_000  # characters of a host's output that are remembered: its end
 
 

@@ -10,6 +10,7 @@ from bench.hosts import lost, preflight, start
 from bench.hosts.asked import Where
 from bench.hosts.description import Host, evenly, is_here
 from bench.hosts.lost import Build, Place
+from bench.restarts import Restarts
 
 
 @dataclass(frozen=True)
@@ -21,19 +22,21 @@ class Ready:
     master: str = ""
     interface: str = ""
 
-    def build(self) -> Build:
+    def build(self, restarts: Restarts | None = None) -> Build:
         """For `launch.run`: ranks fill the first host, then the next, as the launchers themselves do it."""
-        return self._build(self.hosts)
+        return self._build(self.hosts, restarts)
 
     def build_evenly(self) -> Build:
         """The same with the ranks of each run shared by all hosts, as far as they go."""
         return lambda config, ranks: self._build(evenly(self.hosts, ranks))(config, ranks)
 
-    def place(self) -> Place:
+    def place(self, restarts: Restarts) -> Place:
         """`build` for those hosts that still answer. Slurm's srun needs no ssh to them, so nobody is asked."""
-        return Place(self.build()) if self.where.srun else lost.place(self.hosts, self.where.reach(), self._build)
+        if self.where.srun:
+            return Place(self.build())
+        return lost.place(self.hosts, self.where.reach(), partial(self._build, restarts=restarts))
 
-    def _build(self, hosts: tuple[Host, ...]) -> Build:
+    def _build(self, hosts: tuple[Host, ...], restarts: Restarts | None = None) -> Build:
         first, ssh = hosts[0], self.where.reach()
         return start.builder(
             hosts,
@@ -43,6 +46,7 @@ class Ready:
             port=launchers.free_port if is_here(first.name) else partial(preflight.port_of, first, ssh),
             pdsh=self.where.pdsh,
             srun=self.where.srun,
+            restarts=restarts,
         )
 
 

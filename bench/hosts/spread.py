@@ -9,11 +9,13 @@ from pathlib import Path
 from backends.world import BY_SRUN
 from bench import launchers
 from bench.config import ConfigError, RunConfig
+from bench.hosts import driven
 from bench.hosts.description import Host, HostsError, most, used
 from bench.hosts.forward import agreed
 from bench.hosts.ssh import BIN, Ssh
 from bench.hosts.ssh import VARIABLE as SSH
 from bench.launchers import HERE, RUN, Command, LaunchFailed
+from bench.restarts import Restarts
 
 START_S = 60  # horovodrun gives up after this where a host does not answer; its own default is 30
 SRUN_MPI = "pmix"
@@ -30,6 +32,7 @@ def commands(
     ssh: Ssh | None = None,
     pdsh: bool = False,
     srun: bool = False,
+    restarts: Restarts | None = None,
 ) -> list[tuple[Host, Command]]:
     """What is started on which host so that `ranks` ranks of this run fill `hosts`, the first one first.
 
@@ -40,7 +43,8 @@ def commands(
 
     `master`: address of the first host that all can reach; empty is its name. `interface`: name of the network interface
     on every host; empty leaves each library to guess. `port`: free on the first host; None takes one that is free here.
-    `ssh`: how those launchers reach hosts. `pdsh`: deepspeed by pdsh. `srun`: Slurm starts the ranks itself.
+    `ssh`: how those launchers reach hosts. `pdsh`: deepspeed by pdsh. `srun`: Slurm starts the ranks itself. `restarts`: what the
+    launcher itself may do about lost ranks.
 
     Raises LaunchFailed where a program is missing here, ConfigError where the ranks can't share the batch, HostsError
     where they don't fit on the hosts.
@@ -66,8 +70,13 @@ def commands(
             return [(first, _deepspeed(config, taken, None, reach(env, ssh), address, free))]
         case "deepspeed":
             return [(host, _deepspeed(config, taken, node, env, address, free)) for node, host in enumerate(taken)]
+        case "horovodrun" if restarts is not None and restarts.by_driver(config, hosts, ranks):
+            flags, files = driven.words(config.output.results.absolute(), hosts, ranks, restarts)
+            return [(first, _horovodrun(config, flags, reach(env, ssh), interface, files))]
         case "horovodrun":
-            return [(first, _horovodrun(config, taken, reach(env, ssh), interface))]
+            flags = ["-np", str(ranks), "-H", ",".join(map(str, taken))]
+            # on one host it wants a loopback and takes no other
+            return [(first, _horovodrun(config, flags, reach(env, ssh), interface if len(taken) > 1 else ""))]
         case "mpirun":
             return [(first, _mpirun(config, taken, reach(env, ssh), interface))]
     return [(first, Command([sys.executable, "-m", RUN, *launchers.flags(config)], env))]
@@ -118,13 +127,13 @@ def _deepspeed(
     return Command([*argv, "--no_local_rank", str(HERE / "run.py"), *launchers.flags(config)], env, files)
 
 
-def _horovodrun(config: RunConfig, hosts: Sequence[Host], env: dict[str, str], interface: str) -> Command:
+def _horovodrun(
+    config: RunConfig, flags: list[str], env: dict[str, str], interface: str, files: dict[str, str] | None = None
+) -> Command:
     """It passes its whole environment on. `--gloo`: `--mpi` gives Open MPI 5 flags that it refuses."""
-    argv = [_program("horovodrun"), "-np", str(_ranks(hosts)), "-H", ",".join(map(str, hosts)), "--gloo"]
-    # on one host it wants a loopback and takes no other
-    argv += ["--network-interfaces", interface] if interface and len(hosts) > 1 else []
+    argv = [_program("horovodrun"), *flags, "--gloo", *(["--network-interfaces", interface] if interface else [])]
     argv += ["--start-timeout", str(START_S), "--disable-cache"]  # its cache believes what it found an hour ago
-    return Command([*argv, sys.executable, "-m", RUN, *launchers.flags(config)], env)
+    return Command([*argv, sys.executable, "-m", RUN, *launchers.flags(config)], env, files or {})
 
 
 def _mpirun(config: RunConfig, hosts: Sequence[Host], env: dict[str, str], interface: str) -> Command:

@@ -18,6 +18,7 @@ from bench.hosts.description import HOSTS, Host, is_here, used, write
 from bench.hosts.ssh import Ssh
 from bench.hosts.tether import SCRATCH, SILENT, Spec
 from bench.launchers import Command
+from bench.restarts import Restarts
 
 CONDUCT = Path(__file__).with_name("conduct.py")
 SILENT_S = 30.0  # a host that hears nothing for so long has lost this one, or for twice the run's own limit; ssh gives up then too
@@ -33,6 +34,7 @@ def builder(
     port: Callable[[], int] = launchers.free_port,
     pdsh: bool = False,
     srun: bool = False,
+    restarts: Restarts | None = None,
 ) -> Callable[[RunConfig, int], Command]:
     """A `build` for `launch.run`: the command that starts a run's commands on their hosts and ends them together.
 
@@ -41,7 +43,16 @@ def builder(
 
     def build(config: RunConfig, ranks: int) -> Command:
         started = spread.commands(
-            config, hosts, ranks, master=master, interface=interface, port=port(), ssh=ssh, pdsh=pdsh, srun=srun
+            config,
+            hosts,
+            ranks,
+            master=master,
+            interface=interface,
+            port=port(),
+            ssh=ssh,
+            pdsh=pdsh,
+            srun=srun,
+            restarts=restarts,
         )
         private = config.output.results.absolute()
         silent_s = min(SILENT_S, 2 * config.measure.limit_s)

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         asked.restarts,
         limit_s=asked.run_limit_s,
         echo=echo,
-        build=start.builder(lab, hosts),
+        build=start.builder(lab, hosts, asked.restarts),
         place=partial(start.place, lab, hosts),
     )
     record = load.read(path)

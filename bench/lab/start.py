@@ -6,6 +6,7 @@ from bench.hosts.ssh import Ssh
 from bench.lab.host import INTERFACE
 from bench.lab.lab import Lab
 from bench.lab.rights import LabError
+from bench.restarts import Restarts
 
 
 def named(lab: Lab, count: int | None = None, slots: int = 1) -> tuple[description.Host, ...]:
@@ -22,11 +23,11 @@ def door(lab: Lab) -> Ssh:
     return Ssh(str(lab.state.parent / "bin" / "ssh"))
 
 
-def builder(lab: Lab, hosts: tuple[description.Host, ...]) -> Build:
+def builder(lab: Lab, hosts: tuple[description.Host, ...], restarts: Restarts | None = None) -> Build:
     """A `build` for `launch.run`: the launcher's commands, started on the hosts through the laboratory's own door."""
-    return start.builder(hosts, door(lab), interface=INTERFACE)
+    return start.builder(hosts, door(lab), interface=INTERFACE, restarts=restarts)
 
 
-def place(lab: Lab, hosts: tuple[description.Host, ...]) -> Place:
+def place(lab: Lab, hosts: tuple[description.Host, ...], restarts: Restarts) -> Place:
     """The same for those of the hosts that still answer."""
-    return lost.place(hosts, door(lab), lambda left: builder(lab, left))
+    return lost.place(hosts, door(lab), lambda left: builder(lab, left, restarts))
