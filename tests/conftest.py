@@ -14,8 +14,8 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 ROOT = Path(__file__).parent
 BENCHMARKS = ROOT / "benchmarks"
 RANKS = ("parity/", "faults/", *(f"test_{name}.py" for name in (
-    "collectives", "conduct", "curve", "lab", "launch", "main", "makeup", "measure", "memory_sum", "shared", "sharing",
-    "stopwatch", "traffic", "watch", "workload",
+    "collectives", "conduct", "curve", "lab", "launch", "main", "makeup", "measure", "memory_sum", "rejoin", "shared",
+    "sharing", "stopwatch", "traffic", "watch", "workload",
 )))  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from bench.lab.lab import ROOT, Lab
 from bench.lab.link import Link
 from bench.lab.rights import LabError
 from bench.lab.start import named, place
+from bench.restarts import Restarts
 from tests.labs import needs_lab
 
 
@@ -143,14 +144,15 @@ def test_a_door_that_is_shut_refuses(lab: Lab) -> None:
 @needs_lab
 def test_a_host_without_its_cable_does_not_answer(lab: Lab) -> None:
     hosts = named(lab)
-    assert (place(lab, hosts).most, place(lab, hosts).lost) == (2, ())
+    there = place(lab, hosts, Restarts())
+    assert (there.most, there.lost) == (2, ())
     lab.hosts[1].cable(lab.switch, plugged=False)
     try:
-        found = place(lab, hosts)
+        found = place(lab, hosts, Restarts())
     finally:
         lab.hosts[1].cable(lab.switch, plugged=True)
     assert (found.most, found.lost) == (1, ("host2",))
-    assert place(lab, hosts).lost == ()
+    assert place(lab, hosts, Restarts()).lost == ()
 
 
 @needs_lab

@@ -59,9 +59,9 @@ class Quiet:
 def sources() -> tuple[Any, Any, Any]:
     """Model sizes, images, collator: textures at 112 pixels, an 8 x 8 grid of patches.
 
-    Half of the blocks of `tiny`: ZeRO-3 gathers each parameter apart, and time goes with their number.
+    A quarter of the blocks of `tiny`: ZeRO-3 gathers each parameter apart, and time goes with their number.
     """
-    config = replace(model.preset("tiny"), image_size=112, vision_blocks=4, taps=(1, 2, 3, 4), llm_layers=2)
+    config = replace(model.preset("tiny"), image_size=112, vision_blocks=2, taps=(1, 2), llm_layers=1)
     dataset = model.data.load("textures", image_size=112, seed=0)
     return config, dataset, Collator(tokenizer(config), dataset)
 
