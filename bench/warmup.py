@@ -19,6 +19,8 @@ from bench.watch import Watch
 from bench.workload import Workload
 
 WATCHED = "memory is watched during warm-up"
+MISSED = 0.045  # of the peak: where more is not explained, its moment was missed, and a step more is watched,
+AGAIN = 3  # so many times at most
 
 
 def warm_up(
@@ -56,19 +58,28 @@ def warm_up(
         held.update(bytes_held(backend.holdings()))
         moment.look()
 
-    with kept, moment:
-        steps = train(
-            backend,
-            batches,
-            steps=config.measure.warmup,
-            accumulation=config.training.accumulation,
-            clock=Clock(backend.device),
-            watch=watch,
-            before_update=look,
-            after_step=lambda step: moment.look(),
+    def watched(count: int) -> int:
+        refuse_skipped(
+            train(
+                backend,
+                batches,
+                steps=count,
+                accumulation=config.training.accumulation,
+                clock=Clock(backend.device),
+                watch=watch,
+                before_update=look,
+                after_step=lambda step: moment.look(),
+            )
         )
-    refuse_skipped(steps)
-    found: dict[str, Any] = {"peak_bytes": peak.take(), **held, "activations": kept.peak_bytes, **data}
+        return peak.take()
+
+    with kept, moment:
+        most = watched(config.measure.warmup)
+        for _ in range(AGAIN):
+            if all(backend.gather(explained(moment.parts(), most))):
+                break
+            most = max(most, watched(1))
+    found: dict[str, Any] = {"peak_bytes": most, **held, "activations": kept.peak_bytes, **data}
     found["at_peak"] = moment.parts()
     if found["at_peak"] is None:
         found["at_peak_reason"] = (
@@ -86,3 +97,8 @@ def warm_up(
     if backend.world.local_rank == 0:
         shutil.rmtree(saved, ignore_errors=True)  # several do this at once where hosts share it
     return found
+
+
+def explained(parts: Mapping[str, int] | None, peak_bytes: int) -> bool:
+    """Whether what was seen makes up the peak; where nothing can be seen, there is nothing to see again."""
+    return parts is None or sum(parts.values()) >= (1 - MISSED) * peak_bytes
