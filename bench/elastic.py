@@ -54,9 +54,8 @@ def run(
     while True:
         left_s, kept = limit_s - (time.monotonic() - begun), _records(config.output.results)
         path = launch.run(config, ranks, limit_s=left_s, echo=echo, build=build)
-        number += max(
-            1, len(_records(config.output.results) - kept)
-        )  # a launcher that starts again leaves one of each start
+        # a launcher that starts ranks again leaves a record of each start
+        number += max(1, len(_records(config.output.results) - kept))
         record = load.read(path)
         cause = (record["failure"] or {}).get("cause")
         if cause not in PASSING or number >= at_most or time.monotonic() - begun >= limit_s:

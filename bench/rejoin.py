@@ -25,14 +25,8 @@ from bench.watch import EXIT_AGAIN, EXIT_FAILED
 
 DRIVER = "HOROVOD_ELASTIC"  # set by an elastic horovodrun for what it starts
 STARTS = "RINGZERO_STARTS"  # set by a keeper: how many processes this rank had before
-PLACE = (
-    "RANK",
-    "SIZE",
-    "LOCAL_RANK",
-    "LOCAL_SIZE",
-    "CROSS_RANK",
-    "CROSS_SIZE",
-)  # each with HOROVOD_ in front, in its order
+# What the driver answers with, in its order; as variables each has HOROVOD_ in front.
+PLACE = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
 AT_MOST = 10  # starts: an error that comes back each time must end where horovodrun has no --reset-limit
 ANSWER_S = 900.0  # an answer takes until the last rank has ended: ssh gives a silent host up after half a minute
 POLL_S = 1.0
@@ -67,12 +61,16 @@ def keep(config: RunConfig, world: World) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the rank is told as well, and says what there is to say
     # without the driver's mark Horovod is in the child what it is in every run: with it, one rank alone would exchange too
     env, began = {name: value for name, value in os.environ.items() if name != DRIVER}, time.time()
-    for start in range(AT_MOST):
+    start = 0
+    while True:
         child = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=env | {STARTS: str(start)})
         code = wait(child, config.measure.limit_s)
         if code != EXIT_AGAIN:
             return code if code >= 0 else 128 - code
         try:
+            start += 1
+            if start == AT_MOST:
+                raise Unplaced(f"it was started {AT_MOST} times")
             env |= place(env)
             config.micro_batch(int(env["HOROVOD_SIZE"]))
             moved(config, world, int(env["HOROVOD_RANK"]), began)
@@ -81,7 +79,6 @@ def keep(config: RunConfig, world: World) -> int:
             return EXIT_FAILED
         who = f"rank {env['HOROVOD_RANK']} of {env['HOROVOD_SIZE']}"
         print(f"bench.run: {who} goes on, on {socket.gethostname()}", file=sys.stderr, flush=True)
-    return EXIT_FAILED
 
 
 def wait(child: subprocess.Popen[bytes], limit_s: float) -> int:
@@ -105,9 +102,8 @@ def place(env: Mapping[str, str]) -> dict[str, str]:
     """The variables of this rank's new place; waits until every rank has ended. Raises Unplaced."""
     driver = f"{env['HOROVOD_GLOO_RENDEZVOUS_ADDR']}:{env['HOROVOD_GLOO_RENDEZVOUS_PORT']}"
     asked = f"http://{driver}/rank_and_size/{env['HOROVOD_HOSTNAME']}:{env['HOROVOD_LOCAL_RANK']}"
-    direct = urllib.request.build_opener(
-        urllib.request.ProxyHandler({})
-    )  # a proxy of the user's knows no host of a cluster
+    # not by a proxy of the user's, which knows no host of a cluster
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(asked, timeout=ANSWER_S) as answer:
             values = answer.read().decode().split(",")

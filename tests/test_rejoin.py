@@ -172,11 +172,12 @@ def test_the_first_rank_s_place_can_be_taken_where_its_record_is_seen(keep, driv
     assert keep(f"open({str(record)!r}, 'w').write('{{}}'); sys.exit({EXIT_AGAIN})", 0) == 0
 
 
-def test_an_error_that_comes_back_each_time_ends(keep, driver, tmp_path, monkeypatch):
+def test_an_error_that_comes_back_each_time_ends(keep, driver, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(rejoin, "AT_MOST", 3)
     driver.places = [LAST] * 9
     assert keep(EXIT_AGAIN) == EXIT_FAILED
     assert len(starts(tmp_path)) == 3
+    assert "it was started 3 times" in capfd.readouterr().err
 
 
 def test_without_checkpoints_it_says_what_to_type(keep, driver):
