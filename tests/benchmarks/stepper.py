@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 import traceback
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -32,30 +33,44 @@ class Quiet:
 
 
 class Stepper:
-    """An engine that stands after its set-up and a step of warm-up."""
+    """An engine that has joined its ranks; `prepare` brings it to where steps can be taken, again for each preset."""
 
     def __init__(self, world: World, barrier: Barrier, words: list[str]) -> None:
+        self.world, self.barrier = world, barrier
+        gc.disable()  # what is imported stays: looking through it again and again would be a fifth of the time it takes
         from bench.measure.clock import Clock
         from bench.run import join
+
+        self.backend = join(parse(words), world)
+        gc.enable()
+        self.clock = Clock(self.backend.device)
+
+    def prepare(self, words: list[str]) -> dict[str, Any]:
+        """Set the engine up, from nothing, as the flags say, and take two steps of warm-up."""
         from bench.workload import Workload, optimizer_factory
 
-        self.config, self.barrier = parse(words), barrier
-        training = self.config.training
-        workload = Workload(self.config, world.rank, world.size)
+        gc.unfreeze()
+        self.backend.release()
+        config = parse(words)
+        training = config.training
+        self.accumulation = training.accumulation
+        workload = Workload(config, self.world.rank, self.world.size)
         workload.make_ahead(range(BATCHES))
         self.ready = {
             (step, micro): workload.batches(step, micro)
             for step in range(BATCHES)
-            for micro in range(training.accumulation)
+            for micro in range(self.accumulation)
         }
-        self.backend = join(self.config, world)
+        self.backend.config = replace(
+            self.backend.config, accumulation=self.accumulation, micro_batch=config.micro_batch(self.world.size)
+        )
         factory = optimizer_factory(
             training.optimizer, lr=training.lr, weight_decay=training.weight_decay, device=self.backend.device
         )
         self.backend.setup(workload.build(), factory)
-        self.clock = Clock(self.backend.device)
         self.steps(count=2)
         gc.freeze()  # what is there stays: each later collection would go through all of it
+        return {}
 
     def steps(self, count: int) -> dict[str, Any]:
         """Nanoseconds of each step on this rank, all ranks starting together, and the total loss of the last."""
@@ -73,7 +88,7 @@ class Stepper:
                     self.backend,
                     lambda step, micro: self.ready[step % BATCHES, micro],
                     steps=1,
-                    accumulation=self.config.training.accumulation,
+                    accumulation=self.accumulation,
                     clock=self.clock,
                     watch=Quiet(),
                 )

@@ -29,7 +29,7 @@ LARGE = {
 }  # bytes: the least that the best other's time may be, over the ring's
 SMALL = (8, 2**10, 2**15)
 LATENCY = 3.0  # the most that the ring's time may be, over Open MPI's
-ROUNDS = {8: 120, 2**10: 120, 2**15: 120, 2**20: 24, 2**22: 16, 2**24: 10, 2**26: 10}
+ROUNDS = {8: 120, 2**10: 120, 2**15: 120, 2**20: 24, 2**22: 16, 2**24: 10, 2**26: 6}
 
 
 @pytest.fixture(scope="module", params=(2, 4), ids=lambda ranks: f"{ranks} ranks")

@@ -59,7 +59,7 @@ def test_pixel_auroc(benchmark: BenchmarkFixture) -> None:
         kept(MANY)
         return (middle - start) / (time.perf_counter() - middle)
 
-    found = benchmark.pedantic(ratio, rounds=3)
+    found = benchmark.pedantic(ratio, rounds=2)
     assert streamed(MANY) == pytest.approx(kept(MANY), abs=1e-4)
     memory = {name: [peak(work, count) for count in (FEW, MANY)] for name, work in (("s", streamed), ("k", kept))}
     benchmark.extra_info["time, streamed / all pixels"] = found
