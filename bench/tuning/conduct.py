@@ -56,12 +56,12 @@ class Conductor:
         self.study.write(self.folder)
 
     def winners(self) -> dict[str, Trial]:
-        """The fastest trial of each engine, where that is not the controlled setting."""
+        """The fastest trial of each engine, which may be that of the controlled setting."""
         found = {}
         for engine in self.study.request.engines:
             trials = self.study.of(engine)
             at = search.best([Tried(dict(each.chosen), each.speed) for each in trials])
-            if at:
+            if at is not None:
                 found[engine] = trials[at]
         return found
 
@@ -69,9 +69,9 @@ class Conductor:
         """Runs still to be taken; before the trials are over, as if every engine's winner were another setting."""
         request, study = self.study.request, self.study
         trials = sum(request.trials - len(study.of(each)) for each in request.engines if each not in study.exhausted)
-        winners = len(self.winners()) if not trials else len(request.engines)
+        again = sum(len(taken(each)) for each in self.winners().values()) if not trials else 2 * len(request.engines)
         references = 1 + (self.study.request.trial_steps is not None) - len(study.references)
-        return references + trials + 2 * request.repeats * winners - len(study.repeats)
+        return references + trials + request.repeats * again - len(study.repeats)
 
     def config(self, engine: str, chosen: Mapping[str, Any], *, short: bool) -> RunConfig:
         """The run of an engine with settings of its own; `short`: with the steps of a trial."""
@@ -116,12 +116,12 @@ class Conductor:
         self.tell(f"    {'can not win' if speed is None else f'{speed:.2f} samples/s'}{f': {why}' if why else ''}")
 
     def _round(self, engine: str, number: int) -> None:
-        sides = list(SIDES)
+        winner = self.winners()[engine]
+        sides = list(taken(winner))
         random.Random(f"{self.study.seed} {engine} {number}").shuffle(sides)
         for side in sides:
             if any((each.engine, each.round, each.side) == (engine, number, side) for each in self.study.repeats):
                 continue
-            winner = self.winners()[engine]
             chosen = winner.chosen if side == "tuned" else self.study.of(engine)[0].chosen
             what = f"{engine} repeat {number + 1} of {self.study.request.repeats}, {side}"
             name = self._take(what, engine, chosen, self.study.request.ranks, short=False)
@@ -146,6 +146,11 @@ class Conductor:
         if name not in self.records:
             self.records[name] = load.read(self.folder / name)
         return self.records[name]
+
+
+def taken(winner: Trial) -> tuple[str, ...]:
+    """What each round takes again: where the controlled setting won there is nothing to set beside it."""
+    return SIDES if winner.number else SIDES[:1]
 
 
 def usable(reference: Mapping[str, Any] | None, record: Mapping[str, Any]) -> Mapping[str, Any] | None:

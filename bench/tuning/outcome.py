@@ -8,7 +8,7 @@ from typing import Any
 from bench import pairwise, stats
 from bench.pairwise import Pair
 from bench.stats import Estimate
-from bench.tuning.conduct import SIDES, told, usable
+from bench.tuning.conduct import SIDES, taken, told, usable
 from bench.tuning.search import Tried, best
 from bench.tuning.study import Study, Trial
 from bench.verify import GRAVEST, Verdict, loss_difference, verify
@@ -18,7 +18,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One engine. `winner` 0 is the controlled setting: then, and where a repeat failed, nothing was compared."""
+    """One engine. `winner` 0 is the controlled setting, alone in its repeats: then, and where one failed, nothing is compared."""
 
     engine: str
     trials: Sequence[Trial]
@@ -53,7 +53,8 @@ def outcomes(study: Study, records: Mapping[str, Record]) -> list[Outcome]:
     for engine in study.request.engines:
         trials = study.of(engine)
         place = best([Tried(dict(each.chosen), each.speed) for each in trials])
-        sides = {side: _done(study, engine, side, records) for side in SIDES}
+        wanted = SIDES if place is None else taken(trials[place])
+        sides = {side: _done(study, engine, wanted, side, records) for side in SIDES}
         facts = {
             "engine": engine,
             "trials": trials,
@@ -98,18 +99,17 @@ def _oversubscribed(sides: Mapping[str, Sequence[Record]]) -> bool:
     return any(record["world"].get("oversubscribed") for records in sides.values() for record in records)
 
 
-def _done(study: Study, engine: str, side: str, records: Mapping[str, Record]) -> list[Record]:
-    """The finished repeats of one side, in rounds of which both sides finished."""
+def _done(study: Study, engine: str, wanted: Sequence[str], side: str, records: Mapping[str, Record]) -> list[Record]:
+    """The finished repeats of one side, in rounds of which all that were wanted finished."""
     names: dict[int, dict[str, str]] = {}
     for each in study.repeats:
         if each.engine == engine:
             names.setdefault(each.round, {})[each.side] = each.record
-    both = [
+    rounds = [
         {key: records[name] for key, name in sides.items() if name in records} for _, sides in sorted(names.items())
     ]
-    return [
-        sides[side] for sides in both if len(sides) == len(SIDES) and all(r["status"] == "done" for r in sides.values())
-    ]
+    whole = [each for each in rounds if set(each) == set(wanted) and all(r["status"] == "done" for r in each.values())]
+    return [each[side] for each in whole if side in each]
 
 
 def _outcome(
@@ -130,7 +130,7 @@ def _outcome(
         why = "no setting was faster than the controlled one"
     apart = [
         found
-        for one, other in zip(sides["tuned"], sides["controlled"], strict=True)
+        for one, other in zip(sides["tuned"], sides["controlled"], strict=False)
         if (found := loss_difference(one, other)) is not None
     ]
     return Outcome(
@@ -138,7 +138,7 @@ def _outcome(
         controlled=_speed(sides["controlled"], verdicts["controlled"]),
         tuned=_speed(sides["tuned"], verdicts["tuned"]),
         pair=pair,
-        verdict=verdicts["controlled" if _void(verdicts["controlled"]) else "tuned"],
+        verdict=verdicts["controlled" if _void(verdicts["controlled"]) or not sides["tuned"] else "tuned"],
         loss=max(apart) if apart else None,
         why=why,
         oversubscribed=_oversubscribed(sides),
