@@ -1,9 +1,8 @@
 """The contract of an engine: what every adapter in this folder promises, and what replicas of a whole model share."""
 
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from backends.pieces import FORM, Held, Pieces, PiecesError, collect, put_back
+from backends.saving import rng_state, set_rng_state
 from backends.tuning import Tuning
 from backends.world import World
 
@@ -148,7 +148,7 @@ class Backend(ABC):
 
     @abstractmethod
     def load(self, directory: Path) -> None:
-        """Take up what `save` wrote with the same model, engine and rank count, after `setup`."""
+        """Take up what `save` of the same engine wrote of the same model, on any number of ranks, after `setup`."""
 
     @abstractmethod
     def held(self) -> list[Held]:
@@ -264,31 +264,3 @@ def fused_wanted(config: EngineConfig, optimizer: Optimizer | None) -> bool:
 def optimizer_tensors(optimizer: Optimizer) -> list[Tensor]:
     """Every tensor in an optimizer's state."""
     return [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
-
-
-def rng_state() -> dict[str, Any]:
-    """The generators that a training step may draw from: torch's (CPU and this process's GPUs) and Python's."""
-    version, internal, gauss = random.getstate()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"torch": torch.get_rng_state(), "cuda": cuda, "python": [version, list(internal), gauss]}
-
-
-def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Undo `rng_state`."""
-    torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` only when all was written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)  # what a failure left half written

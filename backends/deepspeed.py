@@ -25,13 +25,12 @@ from backends.base import (
     fused_wanted,
     is_fused,
     optimizer_tensors,
-    rng_state,
-    set_rng_state,
     trained,
-    written_whole,
 )
 from backends.group import TorchGroup, broadcast_from_first
 from backends.pieces import Held, flat
+from backends.saving import ranks_of, read_rng, write_rng
+from backends.universal import convert, discard
 from backends.world import World
 
 TAG = "ringzero"
@@ -305,6 +304,9 @@ class DeepSpeed(TorchGroup):
         self.engine.global_samples = self.steps * self.engine.train_batch_size()
 
     def save(self, directory: Path) -> None:
+        if self.world.rank == 0:
+            discard(directory / TAG)  # its files are named by rank, and another run may have had more of them
+        self.gather(None)
         self.engine.save_checkpoint(
             str(directory),
             tag=TAG,
@@ -312,19 +314,31 @@ class DeepSpeed(TorchGroup):
             save_latest=False,
             exclude_frozen_parameters=True,
         )
-        with written_whole(directory / f"rng_{self.world.rank}.pt") as path:
-            torch.save(rng_state(), path)
+        write_rng(directory, self.world.rank, self.world.size)
         self.gather(None)
 
     def load(self, directory: Path) -> None:
         if not (directory / TAG).is_dir():
             raise BackendError(f"{directory} holds no checkpoint of {self.name}: {TAG}/ is missing")
-        found, client = self.engine.load_checkpoint(str(directory), tag=TAG, load_module_strict=False)
+        universal = self.config.zero_stage > 0 and ranks_of(directory) != self.world.size
+        tag = self._converted(directory) if universal else TAG
+        self.engine._config.load_universal_checkpoint = universal
+        found, client = self.engine.load_checkpoint(str(directory), tag=tag, load_module_strict=False)
         if found is None:
             raise BackendError(f"deepspeed could not load {directory}")
         self.steps = client["ringzero_steps"]
-        set_rng_state(torch.load(directory / f"rng_{self.world.rank}.pt", weights_only=True))
+        read_rng(directory, self.world.rank)
         self.gather(None)
+
+    def _converted(self, directory: Path) -> str:
+        """The tag of the same checkpoint for any number of ranks; the first rank makes it. Raises BackendError on all."""
+        try:
+            told: str | BackendError = convert(directory / TAG).name if self.world.rank == 0 else ""
+        except BackendError as error:
+            told = error
+        if isinstance(told := self.gather(told)[0], BackendError):
+            raise told
+        return told
 
     def release(self) -> None:
         if getattr(self, "engine", None) is not None:

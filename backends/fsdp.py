@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -19,13 +21,14 @@ from backends.base import (
     is_fused,
     norm_of,
     optimizer_tensors,
-    rng_state,
-    set_rng_state,
     trained,
-    written_whole,
 )
 from backends.group import TorchGroup, broadcast_from_first
-from backends.pieces import Held, flat
+from backends.pieces import COUNT, Held, flat, place_of_count
+from backends.saving import read_rng, write_rng
+
+METADATA = ".metadata"  # the name that torch.distributed.checkpoint.FileSystemWriter gives it
+MODEL, OPTIMIZER = "model.", "optimizer."  # before names in a checkpoint
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -147,49 +150,45 @@ class FSDP(TorchGroup):
         }
 
     def save(self, directory: Path) -> None:
-        assert self.optimizer is not None
-        plain = self.optimizer.state_dict()
-        plain["state"] = {
-            index: {key: local(value) if isinstance(value, Tensor) else value for key, value in state.items()}
-            for index, state in plain["state"].items()
-        }
-        content = {
-            "steps": self.steps,
-            "size": self.world.size,
-            "model": {name: local(p.detach()) for name, p in trained(self.model)},
-            "optimizer": plain,
-            "rng": rng_state(),
-        }
-        with written_whole(directory / f"shard_{self.world.rank}.pt") as path:
-            torch.save(content, path)
+        state_dict_saver.save({"steps": self.steps} | self._sharded(), storage_writer=FileSystemWriter(directory))
+        write_rng(directory, self.world.rank, self.world.size)
         self.gather(None)
 
     def load(self, directory: Path) -> None:
-        assert self.optimizer is not None
-        path = directory / f"shard_{self.world.rank}.pt"
-        if not path.exists():
-            raise BackendError(
-                f"{directory} holds no checkpoint of {self.name} for rank {self.world.rank}: no {path.name}"
-            )
-        content = torch.load(path, weights_only=True, map_location="cpu")
-        if content["size"] != self.world.size:
-            raise BackendError(f"{path} was written by {content['size']} ranks; here are {self.world.size}")
-        own = dict(trained(self.model))
-        if set(own) != set(content["model"]):
-            raise BackendError(f"{path} belongs to another model")
-        with torch.no_grad():
-            for name, value in content["model"].items():
-                local(own[name]).copy_(value)
-        state = content["optimizer"]
-        for index, entry in state["state"].items():
-            p = self.parameters[index]
-            assert isinstance(p, DTensor)
-            for key, value in entry.items():
-                if isinstance(value, Tensor) and value.shape == p.to_local().shape and value.dim():
-                    entry[key] = DTensor.from_local(
-                        value, p.device_mesh, p.placements, shape=p.shape, stride=p.stride()
-                    )
-        self.optimizer.load_state_dict(state)
-        self.steps = content["steps"]
-        set_rng_state(content["rng"])
+        if not (directory / METADATA).exists():  # the first rank writes it, last of all
+            raise BackendError(f"{directory} holds no checkpoint of {self.name}: {METADATA} is missing")
+        reader = FileSystemReader(directory)
+        self._make_state(reader.read_metadata().state_dict_metadata)
+        state: dict[str, Any] = {"steps": 0} | self._sharded()
+        state_dict_loader.load(state, storage_reader=reader)  # in place, each rank its own shards out of all files
+        self.steps = state["steps"]
+        read_rng(directory, self.world.rank)
         self.gather(None)
+
+    def _sharded(self) -> dict[str, Any]:
+        """The live shards and counts by name, as torch's distributed checkpoint (`torch.distributed.checkpoint`) takes them."""
+        assert self.optimizer is not None
+        found: dict[str, Any] = {}
+        for name, p in trained(self.model):
+            found[MODEL + name] = p.detach()
+            found |= {f"{OPTIMIZER}{name}.{key}": value for key, value in self.optimizer.state.get(p, {}).items()}
+        return found
+
+    def _make_state(self, written: Mapping[str, Any]) -> None:
+        """Room for what was written of the optimizer, as many steps as it had taken. Raises BackendError for another model."""
+        assert self.optimizer is not None
+        own = dict(trained(self.model))
+        sizes = {key.removeprefix(MODEL): each.size for key, each in written.items() if key.startswith(MODEL)}
+        if differ := sorted(name for name in {*own, *sizes} if name not in own or sizes.get(name) != own[name].shape):
+            raise BackendError(
+                f"the checkpoint belongs to another model: {', '.join(differ[:4])} are not the same there"
+            )
+        for name, p in own.items():
+            start = f"{OPTIMIZER}{name}."
+            kept = {key.removeprefix(start): each.size for key, each in written.items() if key.startswith(start)}
+            self.optimizer.state[p] = {
+                key: torch.zeros_like(p.detach())
+                if key != COUNT and size == p.shape
+                else torch.zeros(size, device=place_of_count(self.optimizer, p))
+                for key, size in kept.items()
+            }

@@ -135,14 +135,19 @@ class Pieces:
             yield run["start"], run["tensors"][key]
 
 
+def place_of_count(optimizer: Optimizer, owner: Tensor) -> torch.device:
+    """Where an optimizer counts its updates of a parameter."""
+    with_values = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
+    return owner.device if with_values else torch.device("cpu")
+
+
 def put_back(held: Sequence[Held], optimizer: Optimizer, pieces: Pieces) -> None:
     """Undo `collect` in place, whoever collected: the optimizer's state is made anew, then all values are filled in."""
     state = optimizer.state
-    with_values = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
     for each in held:
         state[each.owner] = {}  # once an owner, however many parameters lie in it
     for each in held:
-        own, place = state[each.owner], each.owner.device if with_values else "cpu"  # where it counts its updates
+        own, place = state[each.owner], place_of_count(optimizer, each.owner)
         for key in pieces.keys(each.name):
             if key != VALUES and key not in own:
                 own[key] = torch.zeros_like(each.owner.detach())

@@ -16,12 +16,10 @@ from backends.base import (
     is_fused,
     norm_of,
     optimizer_tensors,
-    rng_state,
-    set_rng_state,
     trained,
-    written_whole,
 )
 from backends.pieces import Held, flat
+from backends.saving import read_rng, write_rng, written_whole
 
 
 class Replica(Backend):
@@ -108,8 +106,7 @@ class Replica(Backend):
             content = {"steps": self.steps, "optimizer": self.optimizer.state_dict(), "model": self.full_state()}
             with written_whole(directory / "replica.pt") as path:
                 torch.save(content, path)
-        with written_whole(directory / f"rng_{self.world.rank}.pt") as path:
-            torch.save(rng_state(), path)
+        write_rng(directory, self.world.rank, self.world.size)
         self.gather(None)  # nobody reads before everybody has written
 
     def load(self, directory: Path) -> None:
@@ -127,5 +124,5 @@ class Replica(Backend):
                 own[name].copy_(value)
         self.optimizer.load_state_dict(content["optimizer"])
         self.steps = content["steps"]
-        set_rng_state(torch.load(directory / f"rng_{self.world.rank}.pt", weights_only=True))
+        read_rng(directory, self.world.rank)
         self.gather(None)

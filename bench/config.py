@@ -131,7 +131,7 @@ class Output:
     export: Path | None = None
     """Write what was trained to this file, under the published names: for `ringzero evaluate`, `predict` and `chat`."""
     load: Path | None = None
-    """Go on from a checkpoint that the same engine wrote with as many ranks."""
+    """Go on from what `--save` of the same engine wrote, on any number of ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import model.data
-from backends.base import Backend, rng_state, set_rng_state
+from backends.base import Backend
+from backends.saving import rng_state, set_rng_state
 from bench import stats
 from bench.watch import Watch
 from bench.workload import Workload

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from backends.base import Backend, rng_state, set_rng_state
+from backends.base import Backend
+from backends.saving import rng_state, set_rng_state
 from bench.config import RunConfig
 from bench.loop import NonFinite, Watcher, train
 from bench.measure.clock import Clock

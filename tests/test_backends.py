@@ -18,11 +18,9 @@ from backends.base import (
     SettingNotApplied,
     fingerprint,
     norm_of,
-    rng_state,
-    set_rng_state,
     trained,
-    written_whole,
 )
+from backends.saving import ranks_of, read_rng, rng_state, set_rng_state, write_rng, written_whole
 from backends.single import Single
 from backends.world import World
 
@@ -148,6 +146,26 @@ def test_generators_go_back_to_where_they_were(tmp_path):
     assert [torch.rand(3).tolist(), random.random(), random.gauss(0, 1)] != drawn
     set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
     assert [torch.rand(3).tolist(), random.random(), random.gauss(0, 1)] == drawn
+
+
+def test_generators_of_ranks_that_are_no_more_are_taken_away(tmp_path):
+    for rank in range(3):
+        write_rng(tmp_path, rank, 3)
+    assert ranks_of(tmp_path) == 3
+    for rank in range(2):
+        write_rng(tmp_path, rank, 2)
+    assert ranks_of(tmp_path) == 2
+
+
+def test_more_ranks_than_wrote_take_the_generators_in_turn(tmp_path):
+    drawn = []
+    for rank in range(2):
+        torch.manual_seed(rank)
+        write_rng(tmp_path, rank, 2)
+        drawn.append(torch.rand(3).tolist())
+    for rank in range(4):
+        read_rng(tmp_path, rank)
+        assert torch.rand(3).tolist() == drawn[rank % 2]
 
 
 def test_a_loaded_run_goes_on_bit_for_bit(tmp_path):

@@ -209,6 +209,20 @@ def test_where_the_controlled_setting_wins_it_is_measured_again_alone(tmp_path: 
     assert "no setting was faster" in ring.why
 
 
+@pytest.mark.parametrize("lost", ["controlled", "tuned"])
+def test_a_round_cut_in_half_counts_for_neither_side(tmp_path: Path, lost: str) -> None:
+    study = conducted(tmp_path, Runner(tmp_path))
+    taken, mine = study.repeats, ("ddp", 1)
+    study.repeats = [each for each in taken if (each.engine, each.round) != mine]
+    without = found(study, tmp_path)["ddp"]
+    study.repeats = [each for each in taken if (each.engine, each.round, each.side) != (*mine, lost)]
+    half = found(study, tmp_path)["ddp"]
+    assert half.pair.ratio == without.pair.ratio
+    assert (half.controlled, half.tuned) == (without.controlled, without.tuned)
+    study.repeats = taken
+    assert found(study, tmp_path)["ddp"].pair.ratio != without.pair.ratio
+
+
 def test_a_void_winner_has_no_speed(tmp_path: Path) -> None:
     study = conducted(tmp_path, Runner(tmp_path))
     for each in study.repeats:

@@ -40,13 +40,14 @@ VARIANTS = {
 }  # label -> backend
 
 
-def launch(backend: str, *words: object) -> None:
+def launch(backend: str, *words: object, ranks: int = 2) -> None:
     """Run a script to its end on the ranks of a backend; what it printed is shown if it fails. Skips what is not built here."""
     need(backend)
     env = {**os.environ, **UNSEEN, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     if os.geteuid() == 0:
         env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    command = [str(word) for word in [*LAUNCHERS[backend.removesuffix("-3")], *words]]
+    launcher = [str(ranks) if word == "2" else word for word in LAUNCHERS[backend.removesuffix("-3")]]
+    command = [str(word) for word in [*launcher, *words]]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, cwd=WORKER.parents[2])
     assert ended.returncode == 0, f"{' '.join(command)}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
 
@@ -61,10 +62,12 @@ def ensured(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if part == "alone":
             launch(backend.partition("-")[0], TUNED, backend, folder)
             return folder
+        if part == "fewer":
+            ensure(backend, "first")
         if part == "second":
             ensure("single", "first")  # every engine also goes on from what one plain process kept
             ensure(backend, "first")
-        launch(backend, WORKER, backend, folder, part)
+        launch(backend, WORKER, backend, folder, part, ranks=1 if part == "fewer" else 2)
         return folder
 
     return ensure
@@ -72,10 +75,11 @@ def ensured(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="session")
 def trained(ensured: Any) -> Any:
-    """trained(label, kind) -> what was kept of the cases: nothing, "faults" or "resumed"."""
+    """trained(label, kind) -> what was kept of the cases: nothing, "faults", "resumed" or "fewer"."""
 
     def read(label: str, kind: str = "") -> Any:
-        folder = ensured(VARIANTS.get(label, label), "second" if kind == "resumed" else "first")
+        part = {"resumed": "second", "fewer": "fewer"}.get(kind, "first")
+        folder = ensured(VARIANTS.get(label, label), part)
         return torch.load(folder / f"{label}{'.' if kind else ''}{kind}.pt", weights_only=True)
 
     return read

@@ -86,6 +86,26 @@ def test_resumed_run_equals_straight_run_bit_for_bit(trained: Any, label: str) -
     assert difference(resumed, straight) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("label", ["fsdp", "zero-0", "zero-1", "zero-2", "zero-2-offload", "zero-3", "zero-3-offload"])
+def test_one_rank_goes_on_from_an_engine_s_own_checkpoint_of_two(trained: Any, label: str) -> None:
+    """torch's distributed checkpoint, DeepSpeed's universal one: AdamW's moments have to arrive as well."""
+    fewer, straight = trained(label, "fewer"), trained("single")["straight"]
+    assert fewer["steps"] == straight["steps"] == 6
+    loss, parameter = difference(fewer, straight)
+    assert loss <= ADAMW_LOSS
+    assert parameter <= ADAMW_PARAMETER
+    assert fewer["again"]["steps"] == 6  # not the two ranks' of step 3, in whose folder it was saved
+    assert difference(fewer["again"], fewer) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("label", ["zero-2", "zero-3"])
+def test_a_checkpoint_of_sgd_is_refused_on_another_number_of_ranks(trained: Any, label: str) -> None:
+    """DeepSpeed's converter looks for Adam's moments."""
+    refusal = trained(label, "fewer")["refusal"]
+    assert "(KeyError(" in refusal
+    assert "it knows AdamW alone: start as many ranks as wrote it" in refusal
+
+
 @pytest.mark.parametrize("label", VARIANTS)
 def test_pieces_go_on_bit_for_bit(trained: Any, label: str) -> None:
     """On as many ranks of the same engine."""

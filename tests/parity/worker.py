@@ -1,9 +1,11 @@
 """What each rank does under its launcher: `worker.py PART FOLDER first` trains all cases; `... second`, a new process, goes on
-from the checkpoints and does what the other tests of engines ask for: a launch costs more than they do.
+from the checkpoints and does what the other tests of engines ask for: a launch costs more than they do. `... fewer`, one rank
+alone, goes on from the checkpoints of two.
 """
 
 import gc
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 import backends
-from backends.base import Backend
+from backends.base import Backend, BackendError
+from backends.saving import write_rng
 from backends.world import World
 from tests.parity import cases, exchange, held, tuned
 from tests.parity.cases import CASES
@@ -107,6 +110,39 @@ def second(backend: Backend, folder: Path) -> None:
         exchange.tasks(backend, sys.argv[1], folder)
 
 
+def fewer(backend: Backend, folder: Path) -> None:
+    """On another number of ranks than wrote the engine's own checkpoint; what is then saved takes the place of theirs."""
+    for label, settings in variants(sys.argv[1]).items():
+        backend.release()
+        backend.config = cases.engine_config(backend.world, CASES["adamw"], 1, **settings)
+        cases.setup(backend, CASES["adamw"])
+        own = shutil.copytree(folder / f"{label}.checkpoint", folder / f"{label}.replaced")
+        backend.load(own)
+        content = {"losses": cases.run(backend, 3), "state": backend.full_state(), "steps": backend.steps}
+        backend.save(own)
+        cases.run(backend, 1)
+        backend.load(own)
+        content["again"] = {"losses": content["losses"], "state": backend.full_state(), "steps": backend.steps}
+        if label in ("zero-2", "zero-3"):
+            content["refusal"] = sgd_refused(backend, folder / f"{label}.sgd")
+        cases.write(folder / f"{label}.fewer.pt", content, backend)
+
+
+def sgd_refused(backend: Backend, folder: Path) -> str:
+    """What DeepSpeed's checkpoint of SGD is answered with on another number of ranks; on as many it is taken as it is."""
+    backend.release()
+    backend.config = replace(backend.config, clip_norm=CASES["sgd"].clip_norm)
+    cases.setup(backend, CASES["sgd"])
+    backend.save(folder)
+    backend.load(folder)
+    write_rng(folder, 1, 2)  # as if two had written it
+    try:
+        backend.load(folder)
+    except BackendError as error:
+        return str(error)
+    return "not refused"
+
+
 def main() -> None:
     """One rank."""
     gc.enable()
@@ -115,7 +151,7 @@ def main() -> None:
     world = World.from_env()
     accumulation = 1 if world.size == 1 else cases.ACCUMULATION
     backend = backends.load(name)(world, cases.engine_config(world, CASES["sgd"], accumulation))
-    {"first": first, "second": second}[part](backend, folder)
+    {"first": first, "second": second, "fewer": fewer}[part](backend, folder)
     if name == "single":
         tuned.tasks(backend, name, folder)
     backend.gather(None)
