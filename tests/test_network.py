@@ -156,6 +156,20 @@ def test_the_figure_has_a_panel_for_each_number_of_hosts_and_marks_crossings(fou
     assert [axes.get_title(loc="left")[:7] for axes in figure.axes] == ["2 hosts", "4 hosts"]
 
 
+@pytest.mark.parametrize(("seconds", "shown"), [(0.55, "6789"), (30.0, "")])
+def test_labels_of_a_long_axis_leave_each_other_room(found: list[outlook.Point], seconds: float, shown: str) -> None:
+    """6 to 9 times a power of ten have one where the axis is short."""
+    pytest.importorskip("matplotlib")
+    first = next(each for each in found if each.step.median == 1.0)
+    step = {"low": seconds, "median": seconds, "high": seconds}
+    last = dataclasses.replace(first, label="fsdp", step=dataclasses.replace(first.step, **step))
+    (axes,) = network_figure.draw([first, last], "made up").axes
+    axes.figure.canvas.draw()
+    labels = {tick.get_text()[-1] for tick in axes.get_yticklabels(which="both") if tick.get_text()}
+    assert labels & set("6789") == set(shown)
+    assert "1" in labels
+
+
 def test_the_plain_process_is_first_and_rounds_are_shuffled_each() -> None:
     chosen = dataclasses.replace(matrix.read("network"), engines=["single", "ddp", "ring"], ranks=[2, 4], repeats=2)
     links = ["100mbit", "none"]

@@ -66,7 +66,12 @@ def _panel(axes: Axes, found: Sequence[Point], hosts: int) -> None:
         FuncFormatter(lambda value, _: "unshaped" if value == unshaped else str(Link(float(value))))
     )
     for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        ticks(FuncFormatter(lambda value, _: f"{value:g}"))
+        ticks(FuncFormatter(lambda value, _: "" if _crowded(value, *axes.get_ylim()) else f"{value:g}"))
     shared = any(point.shared_cores for point in found)
     axes.set_title(f"{hosts} hosts{' * sharing cores' if shared else ''}", loc="left", size=9.5, pad=4)
     style.clean(axes)
+
+
+def _crowded(value: float, low: float, high: float) -> bool:
+    """Whether a label of a long logarithmic axis would stand in the next one: 6 to 9 times a power of ten are that close."""
+    return high > 5 * low and value > 5.5 * 10 ** math.floor(math.log10(value))
