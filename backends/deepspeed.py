@@ -332,6 +332,11 @@ class DeepSpeed(TorchGroup):
 
     def _converted(self, directory: Path) -> str:
         """The tag of the same checkpoint for any number of ranks; the first rank makes it. Raises BackendError on all."""
+        if isinstance(self._torch_optimizer(), torch.optim.SGD):
+            raise BackendError(
+                f"deepspeed converts checkpoints of AdamW alone for another number of ranks, and {directory} is of SGD: start as "
+                "many as wrote it, or keep --checkpoint-every, which --resume auto takes up on any number"
+            )
         try:
             told: str | BackendError = convert(directory / TAG).name if self.world.rank == 0 else ""
         except BackendError as error:

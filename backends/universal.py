@@ -46,7 +46,7 @@ def convert(written: Path) -> Path:
             ds_to_universal.main(asked)
     except Exception as error:  # whatever it is, the other ranks wait to be told
         raise BackendError(
-            f"deepspeed cannot convert {written} for another number of ranks ({error!r}), and it knows AdamW alone: "
+            f"deepspeed cannot convert {written} for another number of ranks ({error!r}): "
             "start as many ranks as wrote it, or keep --checkpoint-every, which --resume auto takes up on any number"
         ) from error
     partial.replace(universal)

@@ -102,8 +102,8 @@ def test_one_rank_goes_on_from_an_engine_s_own_checkpoint_of_two(trained: Any, l
 def test_a_checkpoint_of_sgd_is_refused_on_another_number_of_ranks(trained: Any, label: str) -> None:
     """DeepSpeed's converter looks for Adam's moments."""
     refusal = trained(label, "fewer")["refusal"]
-    assert "(KeyError(" in refusal
-    assert "it knows AdamW alone: start as many ranks as wrote it" in refusal
+    assert "converts checkpoints of AdamW alone for another number of ranks" in refusal
+    assert "start as many as wrote it" in refusal
 
 
 @pytest.mark.parametrize("label", VARIANTS)
